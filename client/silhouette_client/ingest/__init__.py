@@ -1,0 +1,1 @@
+"""From a partner's tables to tensors."""

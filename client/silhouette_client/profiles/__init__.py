@@ -1,0 +1,1 @@
+"""Profiles of a partner's own people, which stay at the partner."""

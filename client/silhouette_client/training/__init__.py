@@ -1,0 +1,1 @@
+"""Training at a partner: people in, one releasable update out."""

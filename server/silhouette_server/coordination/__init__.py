@@ -1,0 +1,1 @@
+"""Running rounds: the roster, the strategy in Flower's terms, checkpoints."""

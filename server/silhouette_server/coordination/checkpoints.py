@@ -1,0 +1,82 @@
+"""Where a run stands, on disk, so that it goes on after a kill at any moment.
+
+One safetensors file a run, replaced atomically: a reader finds the state after some whole round.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from silhouette_shared.errors import IntegrityError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """State after `round` whole rounds."""
+
+    run: str
+    plan_digest: str
+    round: int
+    tensors: dict[str, Tensor]
+    history: tuple[dict[str, float | int | str | None], ...]  # one record a round
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file by new content, whole or not at all, also across a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint in place of the one before."""
+    metadata = {
+        "run": checkpoint.run,
+        "plan": checkpoint.plan_digest,
+        "round": str(checkpoint.round),
+        "history": json.dumps(list(checkpoint.history)),
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+    write_atomically(path, save(tensors, metadata=metadata))
+
+
+def read_checkpoint(path: Path) -> Checkpoint | None:
+    """The last checkpoint, or None if there is none yet.
+
+    Raises:
+        IntegrityError: If the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        return Checkpoint(
+            run=metadata["run"],
+            plan_digest=metadata["plan"],
+            round=int(metadata["round"]),
+            tensors=tensors,
+            history=tuple(json.loads(metadata["history"])),
+        )
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise IntegrityError(
+            f"{path}: expected a checkpoint, got a damaged file ({error}); start the run again in another folder"
+        ) from None

@@ -1,0 +1,479 @@
+"""The plan: one TOML file that fixes a training run completely.
+
+Everything here may be published and changes the result. Settings that change only speed (device, workers,
+engine) are arguments of the command, and sizes of private data never appear. The same file drives a simulation and a
+deployment, and its digest names the run.
+"""
+
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, field
+from pathlib import Path
+from typing import Literal, cast
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from silhouette_shared.errors import UsageError
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+DimensionName = Literal["activity", "rhythm", "demographics", "interests", "content"]
+"""Aspects of a person that the encoder knows; each is one token of the fusion attention."""
+
+PrivacyMode = Literal["local", "none"]
+PartitionScheme = Literal["random", "dirichlet", "sizes", "attribute"]
+RowName = Literal[
+    "popularity",
+    "transition_counts",
+    "ease",
+    "local_only",
+    "federated",
+    "federated_private",
+    "pooled",
+]
+
+
+def _require(condition: bool, name: str, expected: str, got: object) -> None:
+    if not condition:
+        raise ValueError(f"{name}: expected {expected}, got {got}")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Data:
+    """Which public data set a simulation reads and how much of a person's history is used."""
+
+    dataset: str = "ml-100k"
+    history_length: int = 100  # latest events of a person that the encoder reads
+
+    @model_validator(mode="after")
+    def _check(self) -> "Data":
+        _require(
+            2 <= self.history_length <= 10_000,
+            "data.history_length",
+            "2 to 10000 events",
+            self.history_length,
+        )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Partition:
+    """How a simulation deals people to partners; a deployment does not read it."""
+
+    partners: int = 5
+    scheme: PartitionScheme = "random"
+    concentration: float = 0.3  # of the Dirichlet distribution over partners
+    ratios: tuple[float, ...] = ()  # relative sizes, for the scheme "sizes"
+    attribute: str = ""  # declared attribute, for the scheme "attribute"
+
+    @model_validator(mode="after")
+    def _check(self) -> "Partition":
+        _require(1 <= self.partners <= 1000, "partition.partners", "1 to 1000 partners", self.partners)
+        _require(
+            self.concentration > 0,
+            "partition.concentration",
+            "a positive number",
+            self.concentration,
+        )
+        if self.scheme == "sizes":
+            _require(
+                len(self.ratios) == self.partners and all(r > 0 for r in self.ratios),
+                "partition.ratios",
+                f"{self.partners} positive numbers, one a partner",
+                list(self.ratios),
+            )
+        if self.scheme == "attribute":
+            _require(
+                bool(self.attribute),
+                "partition.attribute",
+                "the name of a declared attribute",
+                repr(self.attribute),
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Model:
+    """Shape of the profile encoder."""
+
+    width: int = 64
+    blocks: int = 2
+    heads: int = 2
+    feed_forward: int = 2  # inner width of a block's feed-forward layer, in units of `width`
+    dropout: float = 0.2
+    content_width: int = 32  # columns of the public content vectors
+    dimensions: tuple[DimensionName, ...] = (
+        "activity",
+        "rhythm",
+        "demographics",
+        "interests",
+        "content",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Model":
+        _require(self.width >= 1, "model.width", "at least 1", self.width)
+        _require(self.blocks >= 1, "model.blocks", "at least 1", self.blocks)
+        _require(
+            self.heads >= 1 and self.width % self.heads == 0,
+            "model.heads",
+            f"a divisor of the width {self.width}",
+            self.heads,
+        )
+        _require(self.feed_forward >= 1, "model.feed_forward", "at least 1", self.feed_forward)
+        _require(0 <= self.dropout < 1, "model.dropout", "a number from 0 to below 1", self.dropout)
+        _require(self.content_width >= 1, "model.content_width", "at least 1", self.content_width)
+        _require(
+            len(self.dimensions) >= 1 and len(set(self.dimensions)) == len(self.dimensions),
+            "model.dimensions",
+            "at least one dimension, each once",
+            list(self.dimensions),
+        )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Schedule:
+    """Rounds of one training, their learning rates, and what the coordinator does with the answers."""
+
+    rounds: int
+    learning_rate: float  # of the partners' own optimiser
+    final_learning_rate: float  # fraction of it reached in the last round, along a cosine
+    warm_up_rounds: int
+    server_optimiser: Literal["average", "momentum", "adam"]
+    server_learning_rate: float
+    server_momentum: float
+    update_limit: float  # largest magnitude of one coordinate of an answer
+
+    def _check_schedule(self, table: str) -> None:
+        _require(1 <= self.rounds <= 100_000, f"{table}.rounds", "1 to 100000 rounds", self.rounds)
+        for name in ("learning_rate", "server_learning_rate", "update_limit"):
+            value = getattr(self, name)
+            _require(value > 0, f"{table}.{name}", "a positive number", value)
+        _require(
+            0 < self.final_learning_rate <= 1,
+            f"{table}.final_learning_rate",
+            "a fraction above 0, at most 1",
+            self.final_learning_rate,
+        )
+        _require(
+            0 <= self.warm_up_rounds < self.rounds,
+            f"{table}.warm_up_rounds",
+            f"0 to below the {self.rounds} rounds",
+            self.warm_up_rounds,
+        )
+        _require(
+            0 <= self.server_momentum < 1,
+            f"{table}.server_momentum",
+            "a number from 0 to below 1",
+            self.server_momentum,
+        )
+
+    def learning_rate_factor(self, round_number: int) -> float:
+        """What the learning rate is multiplied by in round `round_number`, counted from 1.
+
+        Linear warm-up, then a cosine down to `final_learning_rate`.
+        """
+        if round_number <= self.warm_up_rounds:
+            return round_number / (self.warm_up_rounds + 1)
+        span = max(1, self.rounds - self.warm_up_rounds - 1)
+        done = min(1.0, (round_number - self.warm_up_rounds - 1) / span)
+        floor = self.final_learning_rate
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Training(Schedule):
+    """Training without privacy, and the objective of both trainings.
+
+    Between receiving the model and answering, a partner goes `local_epochs` times through its people in shuffled
+    batches.
+    """
+
+    rounds: int = 20
+    learning_rate: float = 2e-3
+    final_learning_rate: float = 0.1
+    warm_up_rounds: int = 0
+    server_optimiser: Literal["average", "momentum", "adam"] = "average"
+    server_learning_rate: float = 1.0
+    server_momentum: float = 0.9
+    update_limit: float = 1.0
+    local_epochs: int = 1
+    batch_size: int = 16
+    weight_decay: float = 0.0
+    attribute_weight: float = 0.1  # of the attribute losses, beside next item
+    attribute_masking: float = 0.5  # chance that a declared attribute is hidden and has to be guessed
+
+    @model_validator(mode="after")
+    def _check(self) -> "Training":
+        self._check_schedule("training")
+        _require(self.local_epochs >= 1, "training.local_epochs", "at least 1", self.local_epochs)
+        _require(self.batch_size >= 1, "training.batch_size", "at least 1", self.batch_size)
+        for name in ("weight_decay", "attribute_weight"):
+            value = getattr(self, name)
+            _require(value >= 0, f"training.{name}", "0 or more", value)
+        _require(
+            0 <= self.attribute_masking <= 1,
+            "training.attribute_masking",
+            "a number from 0 to 1",
+            self.attribute_masking,
+        )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Privacy(Schedule):
+    """Training with differential privacy; the unit is one person's whole record at a partner.
+
+    In the mode `local` every partner adds all the noise that its own people need. Each round it takes `local_steps`
+    steps, each over a Poisson sample of its people. The noise multiplier is not a setting: it is calibrated from
+    `epsilon`, `delta`, the sampling rate and the number of steps.
+    """
+
+    mode: PrivacyMode = "local"
+    epsilon: float = 8.0
+    delta: float = 1e-5
+    clip_norm: float = 1.0
+    sampling_rate: float = 0.2
+    local_steps: int = 1
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    rounds: int = 60
+    learning_rate: float = 1.0
+    final_learning_rate: float = 1.0
+    warm_up_rounds: int = 0
+    server_optimiser: Literal["average", "momentum", "adam"] = "adam"
+    server_learning_rate: float = 3e-3
+    server_momentum: float = 0.9
+    update_limit: float = 100.0
+
+    @model_validator(mode="after")
+    def _check(self) -> "Privacy":
+        self._check_schedule("privacy")
+        _require(
+            0 < self.epsilon <= 100,
+            "privacy.epsilon",
+            "a positive number, at most 100 (`--mode none` trains without privacy)",
+            self.epsilon,
+        )
+        _require(0 < self.delta < 1, "privacy.delta", "a number between 0 and 1", self.delta)
+        _require(self.clip_norm > 0, "privacy.clip_norm", "a positive number", self.clip_norm)
+        _require(
+            0 < self.sampling_rate <= 1,
+            "privacy.sampling_rate",
+            "a fraction above 0, at most 1",
+            self.sampling_rate,
+        )
+        _require(self.local_steps >= 1, "privacy.local_steps", "at least 1", self.local_steps)
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Steps that a partner takes in the whole run, each of which is charged."""
+        return self.rounds * self.local_steps
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Replies:
+    """When the coordinator goes on without a partner and when it stops."""
+
+    minimum: int = 1  # fewer valid answers in a round end the run, resumably
+    timeout_seconds: float = 600.0
+
+    @model_validator(mode="after")
+    def _check(self) -> "Replies":
+        _require(self.minimum >= 1, "replies.minimum", "at least 1", self.minimum)
+        _require(
+            self.timeout_seconds > 0,
+            "replies.timeout_seconds",
+            "a positive number of seconds",
+            self.timeout_seconds,
+        )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Evaluation:
+    """How quality is measured: leave-one-out, full ranking, seen items removed, ties against us.
+
+    The target `test` is a person's last event and everything before it is history and training data; the target
+    `validation` is the second last, for choosing settings without looking at the test events.
+    """
+
+    target: Literal["test", "validation"] = "test"
+    every_rounds: int = 5
+    rows: tuple[RowName, ...] = (
+        "popularity",
+        "transition_counts",
+        "ease",
+        "local_only",
+        "federated",
+        "federated_private",
+        "pooled",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Evaluation":
+        _require(self.every_rounds >= 1, "evaluation.every_rounds", "at least 1", self.every_rounds)
+        _require(
+            len(self.rows) >= 1 and len(set(self.rows)) == len(self.rows),
+            "evaluation.rows",
+            "at least one row, each once",
+            list(self.rows),
+        )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Plan:
+    """A training run, fixed completely.
+
+    >>> Plan(name="tiny", seed=3).partition.partners
+    5
+    """
+
+    name: str
+    seed: int = 0
+    note: str = ""  # shown in the report: what this plan is for
+    data: Data = field(default_factory=Data)
+    partition: Partition = field(default_factory=Partition)
+    model: Model = field(default_factory=Model)
+    training: Training = field(default_factory=Training)
+    privacy: Privacy = field(default_factory=Privacy)
+    replies: Replies = field(default_factory=Replies)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Plan":
+        _require(
+            0 < len(self.name) <= 64 and self.name.replace("-", "").replace("_", "").isalnum(),
+            "name",
+            "1 to 64 letters, digits, hyphens or underscores",
+            repr(self.name),
+        )
+        _require(0 <= self.seed < 2**63, "seed", "a whole number from 0 to 2^63 - 1", self.seed)
+        _require(
+            self.replies.minimum <= self.partition.partners,
+            "replies.minimum",
+            f"at most the {self.partition.partners} partners",
+            self.replies.minimum,
+        )
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hex, of everything in the plan but its note: what both sides agree on."""
+        return _digest(self, "note")
+
+    @property
+    def family_digest(self) -> str:
+        """The same without the seed: equal for the repetitions of one experiment."""
+        return _digest(self, "note", "seed")
+
+
+def _digest(plan: Plan, *without: str) -> str:
+    document = {key: value for key, value in plan_document(plan).items() if key not in without}
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+_PLAN = TypeAdapter(Plan)
+
+
+def plan_document(plan: Plan) -> dict[str, object]:
+    """The plan as plain JSON values, every default written out."""
+    return cast(dict[str, object], json.loads(json.dumps(asdict(plan))))
+
+
+def parse_plan(document: Mapping[str, object], *, source: str) -> Plan:
+    """Build a plan from parsed TOML or JSON.
+
+    Args:
+        document: Tables and values as a TOML reader gives them.
+        source: Where the document came from, named in an error.
+
+    Raises:
+        UsageError: If a key is unknown, missing or out of range; every fault is named.
+    """
+    try:
+        return _PLAN.validate_python(document)
+    except ValidationError as error:
+        faults = "; ".join(_fault(dict(item)) for item in error.errors(include_url=False))
+        raise UsageError(f"{source}: not a plan: {faults}") from None
+
+
+def _fault(item: Mapping[str, object]) -> str:
+    where = ".".join(str(part) for part in cast(tuple[object, ...], item["loc"]))
+    kind, message = item["type"], str(item["msg"]).removeprefix("Value error, ")
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{where}: unknown key; remove it or correct its spelling"
+    if kind == "value_error":
+        return message
+    return f"{where}: {message[0].lower()}{message[1:]}, got {item.get('input')!r}"
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan from a TOML file.
+
+    Raises:
+        UsageError: If the file is missing, is no TOML or is no plan.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: expected a plan file, found none; check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: expected TOML, got a file that does not parse: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse_plan(document, source=str(path))
+
+
+def with_changes(plan: Plan, changes: Mapping[str, object]) -> Plan:
+    """The plan with some values replaced, checked again as a whole.
+
+    Args:
+        plan: Stays as it is.
+        changes: New values by key, a key of a table written as `table.key`.
+
+    Raises:
+        UsageError: If a key is unknown or a value out of range.
+
+    >>> with_changes(Plan(name="tiny"), {"privacy.epsilon": 2.0}).privacy.epsilon
+    2.0
+    """
+    document = plan_document(plan)
+    for key, value in changes.items():
+        table, _, name = key.rpartition(".")
+        target = document.setdefault(table, {}) if table else document
+        cast(dict[str, object], target)[name] = value
+    return parse_plan(document, source="settings")
+
+
+def write_toml(plan: Plan) -> str:
+    """The plan as TOML, every default written out; reading it back gives an equal plan.
+
+    >>> import tomllib
+    >>> plan = Plan(name="tiny", note='says "hello"')
+    >>> parse_plan(tomllib.loads(write_toml(plan)), source="here") == plan
+    True
+    """
+    document = plan_document(plan)
+    lines = [f"{key} = {_toml(value)}" for key, value in document.items() if not _table(value)]
+    for key, value in document.items():
+        if isinstance(value, dict):
+            lines += ["", f"[{key}]"]
+            lines += [f"{name} = {_toml(entry)}" for name, entry in value.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _table(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _toml(value: object) -> str:
+    # A JSON string, number, boolean or list of them is also TOML, except 1e-05, which both allow.
+    return json.dumps(value)

@@ -1,0 +1,1 @@
+"""The profile encoder: histories in, profiles and scores out."""

@@ -1,0 +1,257 @@
+"""The self-attention profile encoder.
+
+Events become tokens, a causal transformer reads them, every dimension of the person becomes one more token, and a
+fusion attention turns these into the profile vector. Everything at position t depends on events up to t alone, so
+every position of a history is a training example and a new event extends a profile without looking back.
+
+Only `nn.Linear`, `nn.LayerNorm` and `nn.Embedding` own parameters: each has an exact per-person gradient norm. The
+item table is shared with the scoring head as a module, because functional sharing is miscounted by Opacus.
+
+Kang and McAuley 2018, https://arxiv.org/abs/1808.09781, for the causal transformer over items.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from silhouette_shared.config import Model
+from silhouette_shared.model.dimensions import (
+    RECENT_HALF_LIFE_EVENTS,
+    Activity,
+    Content,
+    Demographics,
+    Interests,
+    Moments,
+    Rhythm,
+    running_mean_weights,
+)
+from silhouette_shared.model.histories import GAP_BUCKETS, VALUE_BUCKETS, Batch
+from silhouette_shared.schema import BEHAVIOURS
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The public facts that fix the shape of an encoder."""
+
+    categories: Tensor  # (V + 1, G), row 0 is zero
+    content: Tensor  # (V + 1, C), row 0 is zero
+    attributes: tuple[tuple[str, int], ...]  # name and number of classes
+
+    @property
+    def items(self) -> int:
+        """Number of items V."""
+        return len(self.categories) - 1
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the encoder says about B people at L moments."""
+
+    vector: Tensor  # (B, L, H)
+    weights: Tensor  # (B, L, K) over the dimensions in the encoder's order, sums to one
+    state: Tensor  # (B, L, H) profile and last event together; scores items
+
+
+def drop(values: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
+    """Dropout from an explicit generator; without one nothing is dropped."""
+    if generator is None or rate == 0:
+        return values
+    keep = torch.empty_like(values).bernoulli_(1 - rate, generator=generator)
+    return values * keep.div_(1 - rate)
+
+
+class Block(nn.Module):
+    """Pre-norm causal self-attention and feed-forward layer."""
+
+    def __init__(self, shape: Model) -> None:
+        super().__init__()
+        width, inner = shape.width, shape.feed_forward * shape.width
+        self.heads, self.dropout = shape.heads, shape.dropout
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, inner)
+        self.contract = nn.Linear(inner, width)
+
+    def forward(self, states: Tensor, generator: torch.Generator | None) -> Tensor:
+        """States after the block, shape (B, L, H)."""
+        people, length, width = states.shape
+        joint = self.query_key_value(self.attention_norm(states))
+        query, key, value = joint.view(people, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        mixed = self.attention_out(mixed.transpose(1, 2).reshape(people, length, width))
+        states = states + drop(mixed, self.dropout, generator)
+        inner = F.gelu(self.expand(self.feed_forward_norm(states)))
+        return states + drop(self.contract(inner), self.dropout, generator)
+
+
+class Fusion(nn.Module):
+    """Attention of the profile token over the dimension tokens of the same moment.
+
+    The profile token asks with the last event's state; what it takes from each dimension is the dimension's weight. A
+    missing dimension has weight zero.
+    """
+
+    def __init__(self, shape: Model) -> None:
+        super().__init__()
+        width = shape.width
+        self.heads, self.dropout = shape.heads, shape.dropout
+        self.query_norm = nn.LayerNorm(width)
+        self.token_norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, shape.feed_forward * width)
+        self.contract = nn.Linear(shape.feed_forward * width, width)
+
+    def forward(
+        self,
+        states: Tensor,
+        tokens: Tensor,
+        present: Tensor,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Profile vectors (B, L, H) and dimension weights (B, L, K).
+
+        Args:
+            states: Last event's state at every moment, shape (B, L, H).
+            tokens: Dimension tokens, shape (B, L, K, H).
+            present: Which dimensions are there, shape (B, L, K).
+            generator: For dropout.
+        """
+        people, length, count, width = tokens.shape
+        depth = width // self.heads
+        query = self.query(self.query_norm(states)).view(people, length, self.heads, depth)
+        # Three axes, with the person first: per-person gradient rules are written for (B, T, H).
+        flat = self.token_norm(tokens.reshape(people, length * count, width))
+        joint = self.key_value(flat).view(people, length, count, 2, self.heads, depth)
+        key, value = joint.unbind(3)  # (B, L, K, heads, depth)
+        scores = torch.einsum("blhd,blkhd->blhk", query, key) * depth**-0.5
+        lowest = torch.finfo(scores.dtype).min
+        weights = scores.masked_fill(~present[:, :, None], lowest).softmax(-1)
+        weights = weights * present[:, :, None]  # all missing: no weight at all, not an even one
+        mixed = torch.einsum("blhk,blkhd->blhd", weights, value).reshape(people, length, width)
+        profile = drop(self.out(mixed), self.dropout, generator)
+        inner = F.gelu(self.expand(self.feed_forward_norm(profile)))
+        profile = profile + drop(self.contract(inner), self.dropout, generator)
+        return profile, weights.mean(2)
+
+
+class ProfileEncoder(nn.Module):
+    """Histories in; profile vectors, dimension weights, item scores and attribute scores out."""
+
+    def __init__(self, shape: Model, vocabulary: Vocabulary, history_length: int) -> None:
+        super().__init__()
+        width, items = shape.width, vocabulary.items
+        self.shape, self.history_length = shape, history_length
+        self.attribute_names = tuple(name for name, _ in vocabulary.attributes)
+        self.attribute_classes = tuple(count for _, count in vocabulary.attributes)
+        self.register_buffer("categories", vocabulary.categories, persistent=False)
+        self.register_buffer("content", vocabulary.content, persistent=False)
+        content_width, categories = vocabulary.content.shape[1], vocabulary.categories.shape[1]
+
+        self.item = nn.Embedding(items + 1, width)
+        self.item_content = nn.Linear(content_width, width, bias=False)
+        self.behaviour = nn.Embedding(len(BEHAVIOURS) + 1, width)
+        self.value = nn.Embedding(VALUE_BUCKETS + 1, width)
+        self.gap = nn.Embedding(GAP_BUCKETS + 1, width)
+        self.position = nn.Embedding(history_length, width)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.blocks))
+        self.state_norm = nn.LayerNorm(width)
+
+        self.dimensions = nn.ModuleDict()
+        for name in shape.dimensions:
+            if name == "activity":
+                self.dimensions[name] = Activity(width)
+            elif name == "rhythm":
+                self.dimensions[name] = Rhythm(width)
+            elif name == "demographics" and self.attribute_classes:
+                self.dimensions[name] = Demographics(width, self.attribute_classes)
+            elif name == "interests" and categories:
+                self.dimensions[name] = Interests(width, categories)
+            elif name == "content" and content_width:
+                self.dimensions[name] = Content(width, content_width)
+        self.fusion = Fusion(shape)
+        self.score_norm = nn.LayerNorm(width)
+        self.score_content = nn.Linear(width, content_width, bias=False)
+        self.score_item = nn.Linear(width, items + 1, bias=False)
+        self.attribute_heads = nn.ModuleList(nn.Linear(width, count) for count in self.attribute_classes)
+        self.score_item.weight = self.item.weight
+
+    @property
+    def dimension_names(self) -> tuple[str, ...]:
+        """Dimensions in the order of the weights."""
+        return tuple(self.dimensions)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw every parameter from `generator`, in a fixed order."""
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, nn.Embedding):
+                    module.weight.normal_(0.0, 0.02, generator=generator)
+                elif isinstance(module, nn.Linear) and module is not self.score_item:
+                    module.weight.normal_(0.0, 0.02, generator=generator)
+                    if module.bias is not None:
+                        module.bias.zero_()
+                elif isinstance(module, nn.LayerNorm):
+                    module.weight.fill_(1.0)
+                    module.bias.zero_()
+
+    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Profile:
+        """Profiles at every moment of every history.
+
+        Args:
+            batch: Histories, at most `history_length` events long.
+            generator: For dropout in training; None in use.
+        """
+        people, length = batch.items.shape
+        position = torch.arange(length, device=batch.items.device).expand(people, -1).contiguous()
+        content = self.get_buffer("content")
+        # Each embedding is one module call a pass: a second call is missed by per-person norm rules.
+        states = (
+            self.item(batch.items)
+            + self.item_content(content[batch.items])
+            + self.behaviour(batch.behaviours)
+            + self.value(batch.values)
+            + self.gap(batch.gaps)
+            + self.position(position)
+        )
+        states = drop(states, self.shape.dropout, generator)
+        for block in self.blocks:
+            states = block(states, generator)
+        states = self.state_norm(states)
+
+        moments = Moments(
+            batch=batch,
+            states=states,
+            running=running_mean_weights(length, None, states),
+            recent=running_mean_weights(length, RECENT_HALF_LIFE_EVENTS, states),
+            categories=self.get_buffer("categories"),
+            content=content,
+        )
+        tokens, present = [], []
+        for dimension in self.dimensions.values():
+            token, there = dimension(moments)
+            tokens.append(token)
+            present.append(there)
+        profile, weights = self.fusion(states, torch.stack(tokens, dim=2), torch.stack(present, dim=2), generator)
+        return Profile(vector=profile, weights=weights, state=self.score_norm(states + profile))
+
+    def item_scores(self, state: Tensor) -> Tensor:
+        """Scores of all items, shape (..., V + 1); column 0 is padding and never a candidate."""
+        scores: Tensor = self.score_item(state) + self.score_content(state) @ self.get_buffer("content").T
+        return scores.index_fill(-1, scores.new_zeros(1, dtype=torch.long), -torch.inf)
+
+    def attribute_scores(self, profile: Tensor) -> Sequence[Tensor]:
+        """Scores of every attribute's classes from profile vectors (..., H), one tensor each."""
+        return [head(profile) for head in self.attribute_heads]
+
+
+def at_last(values: Tensor, lengths: Tensor) -> Tensor:
+    """The entry of each person's last event: (B, L, F) and (B,) give (B, F)."""
+    return values[torch.arange(len(lengths), device=values.device), lengths - 1]

@@ -1,0 +1,6 @@
+"""The verbs that the simulations add to the command line: `silhouette data` and `sim`."""
+
+from silhouette_simulations.cli.data import data
+from silhouette_simulations.cli.sim import sim
+
+__all__ = ["data", "sim"]

@@ -1,0 +1,310 @@
+"""What a finished run leaves behind: tables, the global model, and for each partner what would stay at it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import pandas as pd
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from silhouette_client.profiles.build import ProfileBatch, build_profiles
+from silhouette_server.coordination.checkpoints import write_atomically
+from silhouette_shared.config import Plan, RowName, plan_document
+from silhouette_shared.model.encoder import ProfileEncoder
+from silhouette_shared.model.vector import Layout
+from silhouette_shared.privacy.accounting import curve, epsilons
+from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_simulations.rows import (
+    CUTOFF,
+    Ranking,
+    popularity_shares,
+    summarise,
+    summarise_attributes,
+)
+from silhouette_simulations.run_folder import RunFolder
+from silhouette_simulations.training import load_encoder
+from silhouette_simulations.world import PartnerData, World
+
+ROW_COLUMNS = (
+    "name",
+    "label",
+    "hr_at_10",
+    "ndcg_at_10",
+    "ndcg_low",
+    "ndcg_high",
+    "coverage_at_10",
+    "novelty_at_10",
+    "diversity_at_10",
+    "worst_partner",
+    "worst_partner_ndcg",
+    "gap",
+    "private",
+    "users",
+)
+PARTNER_COLUMNS = ("row", "partner", "users", "hr_at_10", "ndcg_at_10")
+ROUND_COLUMNS = (
+    "row",
+    "round",
+    "replies",
+    "refused",
+    "update_norm",
+    "epsilon",
+    "hr_at_10",
+    "ndcg_at_10",
+    "seconds",
+)
+ATTRIBUTE_COLUMNS = (
+    "row",
+    "attribute",
+    "people",
+    "classes",
+    "majority_rate",
+    "accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "auc",
+)
+_RECENT_EVENTS = 10
+
+NOISE_WARNING = (
+    "The noise and the sampling of this run are pseudo-random and reproducible from the plan's seed, not "
+    "cryptographic: fit for a simulation on public data, not for real people."
+)
+EVALUATION_NOTE = (
+    "The metrics are exact and were computed by the simulation, which sees everything. They are not released by "
+    "any partner and not covered by epsilon; a deployment would not see them. Choosing settings by them is not "
+    "covered either."
+)
+
+
+def write_outputs(
+    plan: Plan,
+    world: World,
+    folder: RunFolder,
+    *,
+    rankings: Mapping[RowName, dict[str, Ranking]],
+    attributes: Mapping[RowName, dict[str, tuple[Tensor, ...]]],
+    model_row: RowName | None,
+    parameters: Tensor | None,
+    mechanism: SampledGaussian | None,
+    rounds: Sequence[Mapping[str, object]],
+    device: torch.device,
+) -> None:
+    """Write everything but `run.json`.
+
+    Args:
+        plan: Of the run.
+        world: The partners and the catalogue.
+        folder: Where to.
+        rankings: By row and partner.
+        attributes: Probabilities of the attribute heads by row and partner; empty for counting methods.
+        model_row: The row whose model the partners use.
+        parameters: That model (D,).
+        mechanism: Of the private training, None in mode `none`.
+        rounds: One record a round of each training.
+        device: Where profiles are computed.
+    """
+    shares = popularity_shares(world)
+    lines, partner_lines = [], []
+    for row, by_partner in rankings.items():
+        line, per_partner = summarise(row, by_partner, world, shares)
+        lines.append(line)
+        partner_lines += per_partner
+    folder.write_csv("rows.csv", ROW_COLUMNS, lines)
+    folder.write_csv("partners.csv", PARTNER_COLUMNS, partner_lines)
+    folder.write_parquet("ranks.parquet", _ranks_table(rankings, world))
+    folder.write_csv(
+        "attributes.csv",
+        ATTRIBUTE_COLUMNS,
+        [
+            {"row": row, **vars(score)}
+            for row, guesses in attributes.items()
+            if guesses
+            for score in summarise_attributes(guesses, world)
+        ],
+    )
+    privacy = privacy_document(plan, world, mechanism)
+    folder.write_json("privacy.json", privacy)
+    folder.write_csv("rounds.csv", ROUND_COLUMNS, _with_epsilon(rounds, privacy))
+    if model_row is not None and parameters is not None:
+        encoder = load_encoder(plan, world.vocabulary, parameters, device)
+        _write_model(plan, world, folder, encoder, parameters, model_row, privacy)
+        for partner in world.partners:
+            _write_partner(world, folder, encoder, partner, device)
+
+
+def privacy_document(plan: Plan, world: World, mechanism: SampledGaussian | None) -> dict[str, object]:
+    """What `privacy.json` says: the mechanism, and epsilon by every accountant."""
+    if mechanism is None:
+        return {
+            "mode": "none",
+            "unit": "none",
+            "warning": "No privacy: a simulation on public data only. A partner's policy refuses this mode.",
+            "evaluation": EVALUATION_NOTE,
+        }
+    accountants = epsilons(mechanism, plan.privacy.delta)
+    points = sorted({max(1, round(plan.privacy.rounds * i / 50)) for i in range(1, 51)})
+    steps = plan.privacy.local_steps
+    spent = curve(mechanism, plan.privacy.delta, [point * steps for point in points])
+    common: dict[str, object] = {
+        "epsilon": accountants["prv"],
+        "delta": plan.privacy.delta,
+        "noise_multiplier": mechanism.noise_multiplier,
+        "sampling_rate": mechanism.sampling_rate,
+        "steps": mechanism.steps,
+        "accountant": "prv",
+    }
+    return {
+        "mode": plan.privacy.mode,
+        "unit": "one person's whole record at a partner",
+        "neighbours": "data sets that differ by adding or removing one person",
+        **common,
+        "clip_norm": mechanism.clip_norm,
+        "accountants": accountants,
+        "partners": {p.name: {**common, "people": len(p)} for p in world.partners},
+        "curve": [{"round": point, "epsilon": value} for point, (_, value) in zip(points, spent, strict=True)],
+        "trust": "every partner adds all the noise that its own people need; nobody outside the partner is trusted",
+        "warning": NOISE_WARNING,
+        "evaluation": EVALUATION_NOTE,
+    }
+
+
+def _with_epsilon(rounds: Sequence[Mapping[str, object]], privacy: Mapping[str, object]) -> list[dict[str, object]]:
+    spent: dict[int, float] = {
+        point["round"]: point["epsilon"]
+        for point in privacy.get("curve", [])  # type: ignore[attr-defined]
+    }
+    return [
+        {
+            **line,
+            "epsilon": spent.get(int(str(line["round"]))) if line["row"] == "federated_private" else None,
+        }
+        for line in rounds
+    ]
+
+
+def _ranks_table(rankings: Mapping[RowName, dict[str, Ranking]], world: World) -> pd.DataFrame:
+    parts = [
+        pd.DataFrame(
+            {
+                "row": row,
+                "partner": partner.name,
+                "user": list(partner.users),
+                "rank": by_partner[partner.name].ranks.numpy(),
+            }
+        )
+        for row, by_partner in rankings.items()
+        for partner in world.partners
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _write_model(
+    plan: Plan,
+    world: World,
+    folder: RunFolder,
+    encoder: ProfileEncoder,
+    parameters: Tensor,
+    row: RowName,
+    privacy: Mapping[str, object],
+) -> None:
+    layout = Layout.of(encoder)
+    content = save({name: part.contiguous() for name, part in layout.split(parameters).items()})
+    path = folder.path / "model" / "global.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
+    folder.write_json(
+        "model/card.json",
+        {
+            "file": path.name,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "trained_as": row,
+            "plan": plan_document(plan),
+            "plan_digest": plan.digest,
+            "layout_digest": layout.digest,
+            "parameters": layout.size,
+            "dimensions": list(encoder.dimension_names),
+            "attributes": {name: list(c) for name, c in world.attribute_classes.items()},
+            "dataset": world.dataset,
+            "dataset_digest": world.dataset_digest,
+            "catalogue_digest": world.catalogue.digest(),
+            "partners": {partner.name: len(partner) for partner in world.partners},
+            "privacy": {key: privacy[key] for key in privacy if key != "curve"}
+            if row == "federated_private"
+            else {"mode": "none"},
+        },
+    )
+
+
+def _write_partner(
+    world: World,
+    folder: RunFolder,
+    encoder: ProfileEncoder,
+    partner: PartnerData,
+    device: torch.device,
+) -> None:
+    known = partner.known.to(device)
+    profiles, recommendations = [], []
+    for batch in build_profiles(encoder, known, cutoff=CUTOFF):
+        profiles.append(_profile_rows(world, encoder, partner, batch))
+        recommendations.append(_recommendation_rows(world, partner, batch))
+    where = f"partners/{partner.name}"
+    folder.write_parquet(f"{where}/profiles.parquet", pd.concat(profiles, ignore_index=True))
+    folder.write_parquet(f"{where}/recommendations.parquet", pd.concat(recommendations, ignore_index=True))
+    folder.write_parquet(f"{where}/recent.parquet", _recent_rows(world, partner))
+
+
+def _profile_rows(world: World, encoder: ProfileEncoder, partner: PartnerData, batch: ProfileBatch) -> pd.DataFrame:
+    people = batch.people.tolist()
+    columns: dict[str, object] = {
+        "user": [partner.users[row] for row in people],
+        "events": partner.known.lengths[batch.people.cpu()].numpy(),
+    }
+    for number, name in enumerate(encoder.dimension_names):
+        columns[f"weight_{name}"] = batch.weights[:, number].cpu().numpy()
+    for (name, classes), chances in zip(world.attribute_classes.items(), batch.attributes, strict=True):
+        confidence, guess = chances.cpu().max(1)
+        columns[name] = [classes[index] for index in guess.tolist()]
+        columns[f"{name}_confidence"] = confidence.numpy()
+    names = world.catalogue.categories
+    columns["tags"] = [[names[tag] for tag in row if tag >= 0] for row in batch.tags.tolist()]
+    columns["vector"] = list(batch.vectors.cpu().numpy())
+    return pd.DataFrame(columns)
+
+
+def _recommendation_rows(world: World, partner: PartnerData, batch: ProfileBatch) -> pd.DataFrame:
+    scores = batch.scores.gather(1, batch.recommended).cpu()
+    lines = [
+        {
+            "user": partner.users[person],
+            "position": position + 1,
+            "item": world.catalogue.items[number - 1],
+            "title": world.catalogue.titles[number - 1],
+            "score": score,
+        }
+        for person, numbers, row in zip(batch.people.tolist(), batch.recommended.tolist(), scores.tolist(), strict=True)
+        for position, (number, score) in enumerate(zip(numbers, row, strict=True))
+    ]
+    return pd.DataFrame(lines)
+
+
+def _recent_rows(world: World, partner: PartnerData) -> pd.DataFrame:
+    known = partner.known
+    lines = []
+    offsets = known.offsets.tolist()
+    for person, (start, end) in enumerate(pairwise(offsets)):
+        for position, index in enumerate(range(end - 1, max(start, end - _RECENT_EVENTS) - 1, -1)):
+            number = int(known.items[index])
+            lines.append(
+                {
+                    "user": partner.users[person],
+                    "position": position + 1,
+                    "item": world.catalogue.items[number - 1],
+                    "title": world.catalogue.titles[number - 1],
+                    "timestamp": int(known.timestamps[index]),
+                }
+            )
+    return pd.DataFrame(lines)

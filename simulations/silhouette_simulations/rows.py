@@ -1,0 +1,181 @@
+"""The rows of the comparison: for every person, how high a method ranked the event that came next."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from silhouette_client.profiles.build import build_profiles, seen_items
+from silhouette_shared.config import RowName
+from silhouette_shared.model.encoder import ProfileEncoder, at_last
+from silhouette_shared.model.evaluation import (
+    AttributeScore,
+    attribute_scores,
+    coverage,
+    diversity,
+    hit_rate,
+    mean_interval,
+    ndcg,
+    ndcg_gains,
+    novelty,
+    pessimistic_ranks,
+    top_items,
+)
+from silhouette_shared.randomness import ReproducibleSource
+from silhouette_simulations.baselines import Ease, Popularity, Scorer, TransitionCounts
+from silhouette_simulations.world import PartnerData, World
+
+CUTOFF = 10
+_PEOPLE_AT_ONCE = 256
+
+LABELS: dict[RowName, str] = {
+    "popularity": "Popularity",
+    "transition_counts": "Transition counts",
+    "ease": "EASE",
+    "local_only": "Local only",
+    "federated": "Federated",
+    "federated_private": "Federated with privacy",
+    "pooled": "Pooled",
+}
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What one method answers for the people of one partner."""
+
+    ranks: Tensor  # (U,) int64, 0 is best
+    top: Tensor  # (U, CUTOFF) item numbers
+
+
+@dataclass(frozen=True)
+class ModelRanking:
+    """A trained model's rankings and its guesses of the declared attributes."""
+
+    ranking: Ranking
+    attributes: tuple[Tensor, ...]  # each (U, classes), probabilities
+
+
+def rank_model(encoder: ProfileEncoder, partner: PartnerData, device: torch.device) -> ModelRanking:
+    """Rank the next event of a partner's people by a trained encoder."""
+    known, targets = partner.known.to(device), partner.targets.to(device)
+    ranks, top, guesses = [], [], []
+    for batch in build_profiles(encoder, known, cutoff=CUTOFF):
+        seen = seen_items(known, batch.people)
+        ranks.append(pessimistic_ranks(batch.scores, targets[batch.people], seen))
+        top.append(batch.recommended)
+        guesses.append(batch.attributes)
+    return ModelRanking(
+        ranking=Ranking(ranks=torch.cat(ranks).cpu(), top=torch.cat(top).cpu()),
+        attributes=tuple(torch.cat(parts).cpu() for parts in zip(*guesses, strict=True)),
+    )
+
+
+@torch.no_grad()
+def rank_quickly(encoder: ProfileEncoder, partner: PartnerData, device: torch.device) -> Tensor:
+    """Ranks (U,) alone, for watching a training."""
+    encoder.eval()
+    known, targets = partner.known.to(device), partner.targets.to(device)
+    ranks = []
+    for people in torch.arange(len(partner), device=device).split(_PEOPLE_AT_ONCE):
+        batch = known.batch(people, encoder.history_length)
+        scores = encoder.item_scores(at_last(encoder(batch).state, batch.lengths))
+        ranks.append(pessimistic_ranks(scores, targets[people], seen_items(known, people)))
+    return torch.cat(ranks).cpu()
+
+
+def rank_baseline(row: RowName, world: World) -> dict[str, Ranking]:
+    """Fit a counting method on all partners' people together and rank everybody's next event."""
+    histories = {partner.name: _sequences(partner) for partner in world.partners}
+    everybody = [sequence for part in histories.values() for sequence in part]
+    items = len(world.catalogue.items)
+    scorer: Scorer
+    if row == "popularity":
+        scorer = Popularity.fit(everybody, items)
+    elif row == "transition_counts":
+        scorer = TransitionCounts.fit(everybody, items)
+    elif row == "ease":
+        scorer = Ease.fit(everybody, items)
+    else:
+        raise ValueError(f"expected a counting method, got {row}")
+    return {partner.name: _rank_scorer(scorer, partner, histories[partner.name]) for partner in world.partners}
+
+
+def _rank_scorer(scorer: Scorer, partner: PartnerData, histories: Sequence[np.ndarray]) -> Ranking:
+    ranks, top = [], []
+    for people in torch.arange(len(partner)).split(_PEOPLE_AT_ONCE):
+        scores = torch.from_numpy(scorer.scores([histories[i] for i in people.tolist()]))
+        seen = seen_items(partner.known, people)
+        ranks.append(pessimistic_ranks(scores, partner.targets[people], seen))
+        top.append(top_items(scores, seen, CUTOFF))
+    return Ranking(ranks=torch.cat(ranks), top=torch.cat(top))
+
+
+def _sequences(partner: PartnerData) -> list[np.ndarray]:
+    offsets = partner.known.offsets.tolist()
+    items = partner.known.items.numpy()
+    return [items[start:end] for start, end in pairwise(offsets)]
+
+
+def popularity_shares(world: World) -> Tensor:
+    """Share of all people who have each item, shape (V + 1,)."""
+    counts = torch.zeros(len(world.catalogue.items) + 1, dtype=torch.float64)
+    for partner in world.partners:
+        for sequence in _sequences(partner):
+            counts[torch.from_numpy(np.unique(sequence))] += 1
+    return counts / world.people
+
+
+def summarise(
+    row: RowName, rankings: dict[str, Ranking], world: World, shares: Tensor
+) -> tuple[dict[str, object], list[dict[str, object]]]:
+    """One line of `rows.csv` and the lines of `partners.csv` for one method.
+
+    The interval is a percentile bootstrap over people, at 95 %. The gap is the best partner's NDCG less the worst's.
+    """
+    names = [partner.name for partner in world.partners]
+    ranks = torch.cat([rankings[name].ranks for name in names])
+    top = torch.cat([rankings[name].top for name in names])
+    generator = ReproducibleSource(0).child("bootstrap", row).torch_generator()
+    interval = mean_interval(ndcg_gains(ranks, CUTOFF), generator=generator)
+    per_partner: list[dict[str, object]] = [
+        {
+            "row": row,
+            "partner": name,
+            "users": len(rankings[name].ranks),
+            "hr_at_10": hit_rate(rankings[name].ranks, CUTOFF),
+            "ndcg_at_10": ndcg(rankings[name].ranks, CUTOFF),
+        }
+        for name in names
+    ]
+    by_name = {name: ndcg(rankings[name].ranks, CUTOFF) for name in names}
+    worst = min(names, key=lambda name: (by_name[name], name))
+    categories = torch.from_numpy(world.catalogue.category_matrix)
+    padded = torch.cat([categories.new_zeros(1, categories.shape[1]), categories])
+    line: dict[str, object] = {
+        "name": row,
+        "label": LABELS[row],
+        "hr_at_10": hit_rate(ranks, CUTOFF),
+        "ndcg_at_10": ndcg(ranks, CUTOFF),
+        "ndcg_low": interval.low,
+        "ndcg_high": interval.high,
+        "coverage_at_10": coverage(top, len(world.catalogue.items)),
+        "novelty_at_10": novelty(top, shares),
+        "diversity_at_10": diversity(top, padded) if categories.shape[1] else None,
+        "worst_partner": worst,
+        "worst_partner_ndcg": by_name[worst],
+        "gap": max(by_name.values()) - by_name[worst],
+        "private": row == "federated_private",
+        "users": len(ranks),
+    }
+    return line, per_partner
+
+
+def summarise_attributes(guesses: dict[str, tuple[Tensor, ...]], world: World) -> Iterable[AttributeScore]:
+    """Quality of the attribute heads over all people, guessed without the declared attributes."""
+    for column, name in enumerate(world.attribute_classes):
+        probabilities = torch.cat([guesses[p.name][column] for p in world.partners])
+        truth = torch.cat([p.known.attributes[:, column] for p in world.partners]) - 1
+        yield attribute_scores(name, probabilities, truth)

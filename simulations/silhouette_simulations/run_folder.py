@@ -1,0 +1,157 @@
+"""The folder of one run: what it holds, how it is claimed, how it is found again.
+
+Tables are CSV and Parquet that pandas reads in one line. Everything is written atomically, and `run.json` says
+`complete` only after everything else is there.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+from silhouette_server.coordination.checkpoints import write_atomically
+from silhouette_shared.config import Plan, read_plan, write_toml
+from silhouette_shared.errors import UnavailableError, UsageError
+
+
+class RunFolder:
+    """Paths and writing of one run's folder.
+
+    Args:
+        path: The folder; it exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def state(self) -> Path:
+        """Checkpoints and finished rows; removed when the run is complete."""
+        return self.path / "state"
+
+    def training(self, name: str) -> Path:
+        """State of one training."""
+        return self.state / "trainings" / name
+
+    def row(self, name: str) -> Path:
+        """Finished rankings of one row."""
+        return self.state / "rows" / f"{name}.safetensors"
+
+    def partner(self, name: str) -> Path:
+        """What belongs to one partner and would not leave it."""
+        return self.path / "partners" / name
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write one file whole."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+
+    def write_json(self, name: str, document: Mapping[str, object]) -> None:
+        """Write one JSON document whole."""
+        self.write_text(name, json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> dict[str, object]:
+        """Read one JSON document; empty if it is not there yet."""
+        path = self.path / name
+        if not path.exists():
+            return {}
+        document: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+        return document
+
+    def write_csv(self, name: str, columns: Sequence[str], lines: Sequence[Mapping[str, object]]) -> None:
+        """Write one table; numbers keep every digit, so that equal results give equal bytes."""
+        frame = pd.DataFrame(list(lines), columns=list(columns))
+        self.write_text(name, frame.to_csv(index=False, lineterminator="\n"))
+
+    def write_parquet(self, name: str, frame: pd.DataFrame) -> None:
+        """Write one table in Parquet."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, frame.to_parquet(index=False))
+
+    def forget_state(self) -> None:
+        """Remove checkpoints and copies of the partners' data."""
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes out of this folder.
+
+        Raises:
+            UnavailableError: If another process works in it.
+        """
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UnavailableError(
+                    f"{self.path}: another process works on this run; wait for it or stop it"
+                ) from None
+            yield
+
+
+def new_run_folder(out: Path, plan: Plan) -> RunFolder:
+    """Make a folder for a run that starts; a second run of the same plan and seed gets a number."""
+    name = f"{plan.name}-{plan.family_digest[:8]}-s{plan.seed}"
+    out.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 10_000):
+        path = out / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        folder = RunFolder(path)
+        folder.write_text("plan.toml", write_toml(plan))
+        return folder
+    raise UsageError(f"{out}: holds 10,000 runs of this plan; name another folder with --out")
+
+
+def existing_run_folder(path: Path, plan: Plan | None) -> tuple[RunFolder, Plan]:
+    """The folder of a run that goes on.
+
+    Args:
+        path: As `new_run_folder` made it.
+        plan: What the caller thinks was running; None takes the folder's word.
+
+    Raises:
+        UsageError: If this is no run folder, or it belongs to another plan.
+    """
+    if not (path / "plan.toml").is_file():
+        raise UsageError(f"{path}: expected a run folder with a plan.toml, found none; check the path")
+    stored = read_plan(path / "plan.toml")
+    if plan is not None and plan.digest != stored.digest:
+        raise UsageError(
+            f"{path}: expected a run of plan {plan.name} ({plan.digest[:8]}, seed {plan.seed}), "
+            f"got one of plan {stored.name} ({stored.digest[:8]}, seed {stored.seed}); "
+            "resume it without naming a plan, or start a new run without --resume"
+        )
+    return RunFolder(path), stored
+
+
+def require_space(path: Path, needed_bytes: int) -> None:
+    """Refuse to start what cannot be finished.
+
+    Args:
+        path: Where the run will write; need not exist yet.
+        needed_bytes: Estimate of what it writes.
+
+    Raises:
+        UsageError: If the disk has less room.
+    """
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed_bytes:
+        raise UsageError(
+            f"{path}: expected {needed_bytes / 1e6:.0f} MB of free disk space, "
+            f"got {free / 1e6:.0f} MB; free some or choose another folder with --out"
+        )
+    if not os.access(place, os.W_OK):
+        raise UsageError(f"{path}: expected a folder to write to, got none; choose one with --out")

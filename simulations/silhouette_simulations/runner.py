@@ -1,0 +1,358 @@
+"""One simulation from plan to run folder.
+
+Each row of the comparison is computed on its own and kept as soon as it is there, each training keeps a checkpoint a
+round, and every draw is a function of the plan's seed, the training, the partner and the round. So a run that was
+killed goes on where it was and ends with the same rows.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from silhouette_server.coordination.checkpoints import write_atomically
+from silhouette_server.coordination.federation import RoundRecord
+from silhouette_shared.config import Plan, RowName
+from silhouette_shared.errors import UsageError
+from silhouette_shared.model.evaluation import hit_rate, ndcg
+from silhouette_shared.privacy.accounting import calibrate
+from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_simulations.datasets import Dataset
+from silhouette_simulations.outputs import write_outputs
+from silhouette_simulations.progress import Progress
+from silhouette_simulations.report import write_report
+from silhouette_simulations.rows import (
+    CUTOFF,
+    LABELS,
+    ModelRanking,
+    Ranking,
+    rank_baseline,
+    rank_model,
+    rank_quickly,
+)
+from silhouette_simulations.run_folder import RunFolder
+from silhouette_simulations.training import Machine, Trained, load_encoder, train_together
+from silhouette_simulations.world import PartnerData, build_world
+
+_BASELINES: frozenset[RowName] = frozenset({"popularity", "transition_counts", "ease"})
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """What one row found, for every partner."""
+
+    rankings: dict[str, Ranking]
+    attributes: dict[str, tuple[Tensor, ...]]  # empty for counting methods
+    parameters: Tensor | None  # of the one model behind it, if there is one
+
+
+def rows_of(plan: Plan) -> tuple[RowName, ...]:
+    """The rows that this plan can have: without privacy there is no private one."""
+    return tuple(row for row in plan.evaluation.rows if row != "federated_private" or plan.privacy.mode != "none")
+
+
+def mechanism_of(plan: Plan) -> SampledGaussian | None:
+    """The mechanism that drives and accounts for the private training; None in mode `none`."""
+    if plan.privacy.mode == "none":
+        return None
+    return calibrate(
+        epsilon=plan.privacy.epsilon,
+        delta=plan.privacy.delta,
+        sampling_rate=plan.privacy.sampling_rate,
+        steps=plan.privacy.steps,
+        clip_norm=plan.privacy.clip_norm,
+    )
+
+
+def run(plan: Plan, dataset: Dataset, folder: RunFolder, machine: Machine, progress: Progress) -> None:
+    """Run or go on with a simulation; `result.read_result` reads what came out.
+
+    Raises:
+        UsageError: If the plan does not fit the data; nothing was trained.
+        UnavailableError: If too few partners answered; the run can be resumed.
+    """
+    with folder.claimed(), _threads(machine):
+        _Simulation(plan, dataset, folder, machine, progress).run()
+
+
+@contextmanager
+def _threads(machine: Machine) -> Iterator[None]:
+    """One thread an operation: partners and rows run beside each other instead, and sums keep their order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Simulation:
+    def __init__(self, plan: Plan, dataset: Dataset, folder: RunFolder, machine: Machine, progress: Progress) -> None:
+        self.plan, self.folder, self.machine, self.progress = plan, folder, machine, progress
+        self.world = build_world(plan, dataset)
+        self.mechanism = mechanism_of(plan)
+        self.rows = rows_of(plan)
+
+    def run(self) -> None:
+        started = time.monotonic()
+        earlier = self.folder.read_json("run.json")
+        seconds_before = float(str(earlier.get("seconds", 0.0)))
+        row_seconds: dict[str, float] = {
+            str(name): float(value)
+            for name, value in dict(earlier.get("row_seconds") or {}).items()  # type: ignore[call-overload]
+        }
+        self._write_run("running", seconds_before, row_seconds)
+        results: dict[RowName, RowResult] = {}
+        for group in self._groups():
+            with ThreadPoolExecutor(len(group)) as pool:
+                futures = {row: pool.submit(self._row, row, len(group)) for row in group}
+                for row, future in futures.items():
+                    results[row], seconds = future.result()
+                    row_seconds[row] = row_seconds.get(row, 0.0) + seconds
+            self._write_run("running", seconds_before + time.monotonic() - started, row_seconds)
+        self.progress.say("writing profiles and tables")
+        ordered = {row: results[row] for row in self.rows}
+        write_outputs(
+            self.plan,
+            self.world,
+            self.folder,
+            rankings={row: result.rankings for row, result in ordered.items()},
+            attributes={row: result.attributes for row, result in ordered.items()},
+            model_row=self._model_row(),
+            parameters=self._model_parameters(ordered),
+            mechanism=self.mechanism,
+            rounds=self._rounds(),
+            device=self.machine.device,
+        )
+        self._write_run("complete", seconds_before + time.monotonic() - started, row_seconds)
+        write_report(self.folder.path)
+        self.folder.forget_state()
+
+    def _groups(self) -> list[list[RowName]]:
+        """Rows that run beside each other: trainings of one partner use one core each."""
+        alone: list[RowName] = [row for row in self.rows if row in ("pooled", "local_only")]
+        groups: list[list[RowName]] = [[row] for row in self.rows if row not in alone]
+        if alone:
+            groups.append(alone)
+        return groups
+
+    def _row(self, row: RowName, beside: int) -> tuple[RowResult, float]:
+        started = time.monotonic()
+        path = self.folder.row(row)
+        if not path.exists():
+            result = self._baseline(row) if row in _BASELINES else self._trained(row, beside)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, save(_to_tensors(result)))
+        return _from_tensors(load_file(path)), time.monotonic() - started
+
+    def _baseline(self, row: RowName) -> RowResult:
+        self.progress.say(f"counting: {LABELS[row].lower()}")
+        return RowResult(rank_baseline(row, self.world), {}, None)
+
+    def _trained(self, row: RowName, beside: int) -> RowResult:
+        if row == "local_only":
+            return self._local_only(beside)
+        if row == "pooled":
+            everybody = self.world.pooled()
+            trained = self._train("pooled", [everybody], None, self._one_worker())
+        else:
+            mechanism = self.mechanism if row == "federated_private" else None
+            trained = self._train(row, self.world.partners, mechanism, self.machine)
+        return self._ranked({p.name: trained for p in self.world.partners}, trained.parameters)
+
+    def _local_only(self, beside: int) -> RowResult:
+        workers = max(1, self.machine.workers // beside)
+
+        def train(partner: PartnerData) -> Trained:
+            return self._train(f"local_only/{partner.name}", [partner], None, self._one_worker())
+
+        with ThreadPoolExecutor(workers) as pool:
+            models = list(pool.map(train, self.world.partners))
+        return self._ranked({p.name: model for p, model in zip(self.world.partners, models, strict=True)}, None)
+
+    def _one_worker(self) -> Machine:
+        return Machine(backend="process", device=self.machine.device, workers=1)
+
+    def _train(
+        self,
+        name: str,
+        partners: Sequence[PartnerData],
+        mechanism: SampledGaussian | None,
+        machine: Machine,
+    ) -> Trained:
+        folder = self.folder.training(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        schedule = self.plan.privacy if mechanism is not None else self.plan.training
+        self.progress.begin(name, _label(name), schedule.rounds)
+        try:
+            return train_together(
+                self.plan,
+                self.world,
+                partners,
+                name=name,
+                mechanism=mechanism,
+                folder=folder,
+                machine=machine,
+                on_round=self._watch(name, partners, schedule.rounds),
+            )
+        finally:
+            self.progress.end(name)
+
+    def _watch(self, name: str, partners: Sequence[PartnerData], rounds: int) -> Callable[[RoundRecord, Tensor], None]:
+        """Note every round, with exact metrics every few rounds; no deployment would see these."""
+        log = self.folder.training(name) / "rounds.jsonl"
+
+        def on_round(record: RoundRecord, parameters: Tensor) -> None:
+            line: dict[str, object] = {**vars(record), "hr_at_10": None, "ndcg_at_10": None}
+            if record.round % self.plan.evaluation.every_rounds == 0 or record.round == rounds:
+                encoder = load_encoder(self.plan, self.world.vocabulary, parameters, self.machine.device)
+                ranks = torch.cat([rank_quickly(encoder, p, self.machine.device) for p in partners])
+                line["hr_at_10"], line["ndcg_at_10"] = hit_rate(ranks, CUTOFF), ndcg(ranks, CUTOFF)
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            found = line["ndcg_at_10"]
+            self.progress.advance(name, record.round, float(found) if isinstance(found, float) else None)
+
+        return on_round
+
+    def _ranked(self, models: dict[str, Trained], parameters: Tensor | None) -> RowResult:
+        rankings: dict[str, Ranking] = {}
+        attributes: dict[str, tuple[Tensor, ...]] = {}
+        for partner in self.world.partners:
+            encoder = load_encoder(
+                self.plan,
+                self.world.vocabulary,
+                models[partner.name].parameters,
+                self.machine.device,
+            )
+            answer: ModelRanking = rank_model(encoder, partner, self.machine.device)
+            rankings[partner.name] = answer.ranking
+            attributes[partner.name] = answer.attributes
+        return RowResult(rankings, attributes, parameters)
+
+    def _model_row(self) -> RowName | None:
+        """The row whose model the partners would use: the private one wherever there is privacy."""
+        for row in ("federated_private", "federated", "pooled"):
+            if row in self.rows:
+                return row
+        return None
+
+    def _model_parameters(self, results: dict[RowName, RowResult]) -> Tensor | None:
+        row = self._model_row()
+        return None if row is None else results[row].parameters
+
+    def _rounds(self) -> list[dict[str, object]]:
+        lines: list[dict[str, object]] = []
+        names = [row for row in self.rows if row not in _BASELINES and row != "local_only"]
+        if "local_only" in self.rows:
+            names += [f"local_only/{partner.name}" for partner in self.world.partners]  # type: ignore[misc]
+        for name in names:
+            by_round: dict[int, dict[str, object]] = {}
+            log = self.folder.training(name) / "rounds.jsonl"
+            if log.exists():
+                for text in log.read_text(encoding="utf-8").splitlines():
+                    try:
+                        line = json.loads(text)
+                    except json.JSONDecodeError:
+                        continue  # cut off by a kill; that round was run and noted again
+                    by_round[line["round"]] = line
+            lines += [{"row": name, **by_round[number]} for number in sorted(by_round)]
+        return lines
+
+    def _write_run(self, state: str, seconds: float, row_seconds: dict[str, float]) -> None:
+        self.folder.write_json(
+            "run.json",
+            {
+                "name": self.plan.name,
+                "digest": self.plan.digest,
+                "family": self.plan.family_digest,
+                "seed": self.plan.seed,
+                "state": state,
+                "seconds": round(seconds, 1),
+                "row_seconds": {row: round(value, 1) for row, value in row_seconds.items()},
+                "written": datetime.now(UTC).isoformat(timespec="seconds"),
+                "device": str(self.machine.device),
+                "backend": self.machine.backend,
+                "workers": self.machine.workers,
+                "cores": os.cpu_count(),
+                "versions": {
+                    "python": platform.python_version(),
+                    **{package: version(package) for package in ("torch", "flwr", "opacus", "silhouette-simulations")},
+                },
+                "dataset": self.world.dataset,
+                "dataset_digest": self.world.dataset_digest,
+                "target": self.plan.evaluation.target,
+                "users": self.world.people,
+                "items": len(self.world.catalogue.items),
+                "events": self.world.events,
+                "partners": {partner.name: len(partner) for partner in self.world.partners},
+                "note": self.plan.note,
+            },
+        )
+
+
+def _label(name: str) -> str:
+    row, _, partner = name.partition("/")
+    label = LABELS[row]  # type: ignore[index]
+    return f"{label}: {partner}" if partner else label
+
+
+def _to_tensors(result: RowResult) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for partner, ranking in result.rankings.items():
+        tensors[f"ranks/{partner}"] = ranking.ranks.contiguous()
+        tensors[f"top/{partner}"] = ranking.top.contiguous()
+    for partner, parts in result.attributes.items():
+        for column, part in enumerate(parts):
+            tensors[f"attributes/{partner}/{column}"] = part.contiguous()
+    if result.parameters is not None:
+        tensors["parameters"] = result.parameters.contiguous()
+    return tensors
+
+
+def _from_tensors(tensors: dict[str, Tensor]) -> RowResult:
+    partners = sorted(name.partition("/")[2] for name in tensors if name.startswith("ranks/"))
+    attributes: dict[str, tuple[Tensor, ...]] = {}
+    for partner in partners:
+        count = sum(name.startswith(f"attributes/{partner}/") for name in tensors)
+        if count:
+            attributes[partner] = tuple(tensors[f"attributes/{partner}/{column}"] for column in range(count))
+    return RowResult(
+        rankings={
+            partner: Ranking(ranks=tensors[f"ranks/{partner}"], top=tensors[f"top/{partner}"]) for partner in partners
+        },
+        attributes=attributes,
+        parameters=tensors.get("parameters"),
+    )
+
+
+def check_fits(plan: Plan, dataset: Dataset) -> None:
+    """Refuse a plan that the data cannot carry, before anything is written.
+
+    Raises:
+        UsageError: If people have too few events, or the partition asks for what the data do not have.
+    """
+    build_world(plan, dataset)
+    if not rows_of(plan):
+        raise UsageError("evaluation.rows: expected a row besides federated_private in mode none")
+    mechanism_of(plan)
+
+
+def estimated_bytes(plan: Plan, dataset: Dataset) -> int:
+    """What a run writes, roughly and rather too much: people's tensors for each training, checkpoints, tables."""
+    width = plan.model.width
+    parameters = (len(dataset.catalogue.items) + 400 + 30 * width) * width
+    histories = 40 * len(dataset.events)
+    profiles = len(dataset.users) * (width * 8 + 4096)
+    trainings = 3 + 1
+    return 2 * (trainings * (histories + 16 * parameters) + profiles) + 10_000_000

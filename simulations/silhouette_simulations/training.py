@@ -1,0 +1,108 @@
+"""Training runs of a simulation: a set of partners, the Flower apps, and the model that comes out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from silhouette_client.node_folder import write_node_folder
+from silhouette_server.app import make_server_app
+from silhouette_server.coordination.federation import CheckedStrategy, Job, RoundRecord
+from silhouette_shared.config import Plan
+from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
+from silhouette_shared.model.vector import Layout, read_vector, write_vector
+from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_shared.randomness import ReproducibleSource
+from silhouette_simulations.backend import Backend, run_apps
+from silhouette_simulations.world import PartnerData, World
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training."""
+
+    parameters: Tensor  # (D,)
+    records: tuple[RoundRecord, ...]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Settings that change speed and nothing else."""
+
+    backend: Backend
+    device: torch.device
+    workers: int
+
+
+def new_encoder(plan: Plan, vocabulary: Vocabulary, device: torch.device) -> ProfileEncoder:
+    """The encoder as every training of the plan starts from."""
+    encoder = ProfileEncoder(plan.model, vocabulary, plan.data.history_length)
+    encoder.initialise(ReproducibleSource(plan.seed).child("initial model").torch_generator())
+    return encoder.to(device)
+
+
+def load_encoder(plan: Plan, vocabulary: Vocabulary, parameters: Tensor, device: torch.device) -> ProfileEncoder:
+    """The encoder with trained parameters (D,)."""
+    encoder = new_encoder(plan, vocabulary, device)
+    write_vector(encoder, Layout.of(encoder), parameters.to(device))
+    return encoder.eval()
+
+
+def train_together(
+    plan: Plan,
+    world: World,
+    partners: Sequence[PartnerData],
+    *,
+    name: str,
+    mechanism: SampledGaussian | None,
+    folder: Path,
+    machine: Machine,
+    on_round: Callable[[RoundRecord, Tensor], None],
+) -> Trained:
+    """Train one model on several partners through Flower, or on one partner alone, which is the same with one node.
+
+    Args:
+        plan: Model, objective and schedule.
+        world: For the public catalogue.
+        partners: Who takes part.
+        name: Of this training; names its draws and its checkpoint.
+        mechanism: None trains without privacy.
+        folder: For node data and the checkpoint; a training found there half done goes on.
+        machine: Backend, device and workers.
+        on_round: Told every finished round and the model after it.
+    """
+    initial = new_encoder(plan, world.vocabulary, torch.device("cpu"))
+    layout = Layout.of(initial)
+    nodes = folder / "nodes"
+    write_node_folder(
+        nodes,
+        plan=plan,
+        vocabulary=world.vocabulary,
+        partners={partner.name: partner.known for partner in partners},
+        mechanism=mechanism,
+        seed_path=("training", name),
+    )
+    job = Job(
+        run=f"{plan.digest[:16]}/{name}",
+        plan_digest=plan.digest,
+        layout=layout,
+        schedule=plan.training if mechanism is None else plan.privacy,
+        replies=plan.replies if len(partners) > 1 else type(plan.replies)(),
+        partners=len(partners),
+        initial=read_vector(initial, layout),
+        checkpoint=folder / "checkpoint.safetensors",
+        on_round=on_round,
+    )
+    finished: list[CheckedStrategy] = []
+    run_apps(
+        make_server_app(job, finished.append),
+        nodes,
+        nodes=len(partners),
+        backend=machine.backend,
+        device=machine.device,
+        workers=machine.workers,
+    )
+    (strategy,) = finished
+    return Trained(parameters=strategy.parameters, records=strategy.records)
