@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from silhouette_client.training.local import train_plainly
@@ -129,7 +130,7 @@ class Agent:
             raise RefusedError(
                 f"expected a model of {self._layout.size} parameters, got shape {request.parameters.shape}"
             )
-        if not torch.from_numpy(request.parameters).isfinite().all():
+        if not np.isfinite(request.parameters).all():  # torch's takes 20 times as long
             raise RefusedError("expected a finite model, got infinite or undefined parameters")
 
     def _reply(self, request: TrainRequest, update: Releasable) -> TrainReply:

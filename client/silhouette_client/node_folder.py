@@ -4,23 +4,23 @@ It holds `plan.toml`, `catalogue.safetensors`, `terms.json` and, for each partne
 Files are safetensors and JSON, never pickles: a folder is data, not code.
 """
 
-import json
 import os
 import threading
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from flwr.app import Context
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from silhouette_client.agent import Agent, Terms
-from silhouette_shared.config import Plan, read_plan, write_toml
+from silhouette_shared.config import Plan
 from silhouette_shared.errors import IntegrityError, UsageError
 from silhouette_shared.model.encoder import Vocabulary
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.randomness import ReproducibleSource
+from silhouette_shared.wire.agreement import Agreement, read_agreement, write_agreement
 
 FOLDER_VARIABLE = "SILHOUETTE_NODES"
 """Environment variable with the folder of the nodes that this process answers for."""
@@ -50,20 +50,6 @@ def write_node_folder(
         seed_path: Names under the plan's seed from which this training draws.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plan.toml").write_text(write_toml(plan), encoding="utf-8")
-    save_file(
-        {
-            "categories": vocabulary.categories.contiguous(),
-            "content": vocabulary.content.contiguous(),
-        },
-        folder / "catalogue.safetensors",
-    )
-    terms = {
-        "partners": sorted(partners),
-        "attributes": [list(pair) for pair in vocabulary.attributes],
-        "mechanism": None if mechanism is None else asdict(mechanism),
-        "seed_path": list(seed_path),
-    }
     for name, histories in partners.items():
         (folder / name).mkdir(exist_ok=True)
         tensors = {key: getattr(histories, key).contiguous() for key in _HISTORY_TENSORS}
@@ -72,7 +58,16 @@ def write_node_folder(
             folder / name / "histories.safetensors",
             metadata={"has_times": str(int(histories.has_times))},
         )
-    (folder / "terms.json").write_text(json.dumps(terms), encoding="utf-8")
+    write_agreement(
+        folder,
+        Agreement(
+            plan=plan,
+            vocabulary=vocabulary,
+            partners=tuple(sorted(partners)),
+            mechanism=mechanism,
+            seed_path=seed_path,
+        ),
+    )
 
 
 def open_agent(folder: Path, index: int, device: torch.device) -> Agent:
@@ -82,31 +77,23 @@ def open_agent(folder: Path, index: int, device: torch.device) -> Agent:
         UsageError: If there is no such partner.
         IntegrityError: If a file of the folder is damaged.
     """
+    agreement = read_agreement(folder, device)
+    names = agreement.partners
+    if not 0 <= index < len(names):
+        raise UsageError(f"{folder}: expected a partner from 0 to {len(names) - 1}, got {index}")
     try:
-        terms = json.loads((folder / "terms.json").read_text(encoding="utf-8"))
-        catalogue = load_file(folder / "catalogue.safetensors", device=str(device))
-        names = terms["partners"]
-        if not 0 <= index < len(names):
-            raise UsageError(f"{folder}: expected a partner from 0 to {len(names) - 1}, got {index}")
         histories = _read_histories(folder / names[index] / "histories.safetensors")
     except FileNotFoundError as error:
-        raise UsageError(f"{error.filename}: expected a node folder, found none here") from None
-    except (ValueError, KeyError, OSError) as error:
-        raise IntegrityError(f"{folder}: expected a whole node folder: {error}") from None
-    plan = read_plan(folder / "plan.toml")
-    vocabulary = Vocabulary(
-        categories=catalogue["categories"],
-        content=catalogue["content"],
-        attributes=tuple((str(name), int(count)) for name, count in terms["attributes"]),
-    )
-    mechanism = terms["mechanism"]
+        raise UsageError(f"{folder}: expected histories of {names[index]}, found none ({error})") from None
+    except (ValueError, KeyError, OSError, SafetensorError) as error:
+        raise IntegrityError(f"{folder}: expected whole histories of {names[index]}: {error}") from None
     return Agent(
         partner=names[index],
         histories=histories.to(device),
-        vocabulary=vocabulary,
-        plan=plan,
-        terms=Terms(mechanism=None if mechanism is None else SampledGaussian(**mechanism)),
-        randomness=ReproducibleSource(plan.seed).child(*terms["seed_path"]),
+        vocabulary=agreement.vocabulary,
+        plan=agreement.plan,
+        terms=Terms(mechanism=agreement.mechanism),
+        randomness=ReproducibleSource(agreement.plan.seed).child(*agreement.seed_path),
     )
 
 

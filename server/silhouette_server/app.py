@@ -1,11 +1,26 @@
-"""The Flower ServerApp of a training run."""
+"""The Flower ServerApp of a training run.
 
+Flower's own tooling loads `app`, which finds its job in the folder that the environment names.
+"""
+
+import os
 from collections.abc import Callable
+from pathlib import Path
 
+import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from silhouette_server.coordination.federation import CheckedStrategy, Job
+from silhouette_shared.config import Replies
+from silhouette_shared.errors import UsageError
+from silhouette_shared.model.encoder import ProfileEncoder
+from silhouette_shared.model.vector import Layout, read_vector
+from silhouette_shared.randomness import ReproducibleSource
+from silhouette_shared.wire.agreement import read_agreement
+
+JOB_VARIABLE = "SILHOUETTE_JOB"
+"""Environment variable with the folder of the job that this process coordinates."""
 
 
 def make_server_app(job: Job, on_done: Callable[[CheckedStrategy], None] = lambda strategy: None) -> ServerApp:
@@ -19,3 +34,39 @@ def make_server_app(job: Job, on_done: Callable[[CheckedStrategy], None] = lambd
         on_done(strategy)
 
     return server_app
+
+
+def open_job(folder: Path) -> Job:
+    """The job in a folder of plan, catalogue and terms; its checkpoint lies beside them, and one there goes on.
+
+    Raises:
+        UsageError: If a file is missing.
+        IntegrityError: If a file is damaged.
+    """
+    agreement = read_agreement(folder, torch.device("cpu"))
+    plan = agreement.plan
+    encoder = ProfileEncoder(plan.model, agreement.vocabulary, plan.data.history_length)
+    encoder.initialise(ReproducibleSource(plan.seed).child("initial model").torch_generator())
+    layout = Layout.of(encoder)
+    return Job(
+        run=f"{plan.digest[:16]}/{agreement.seed_path[-1]}",
+        plan_digest=plan.digest,
+        layout=layout,
+        schedule=plan.training if agreement.mechanism is None else plan.privacy,
+        replies=plan.replies if len(agreement.partners) > 1 else Replies(),
+        partners=len(agreement.partners),
+        initial=read_vector(encoder, layout),
+        checkpoint=folder / "checkpoint.safetensors",
+    )
+
+
+app = ServerApp()
+
+
+@app.main()
+def _main(grid: Grid, context: Context) -> None:
+    """Run the job of this process to its end; the model is in its checkpoint."""
+    folder = os.environ.get(JOB_VARIABLE)
+    if not folder:
+        raise UsageError(f"expected {JOB_VARIABLE} to name the folder of a job, got nothing")
+    CheckedStrategy(open_job(Path(folder))).start(grid)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
@@ -122,7 +123,17 @@ def _load(entry_point: importlib.metadata.EntryPoint) -> click.Command:
         sys.stderr.write(f"warning: {message}\n")
         return _unavailable(entry_point.name, message)
     command.name = entry_point.name
+    _fill_paragraphs(command)
     return command
+
+
+def _fill_paragraphs(command: click.Command) -> None:
+    """Join the lines of each paragraph of help: the terminal is as wide as it is, not as wide as our source."""
+    if command.help:
+        command.help = "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(command.help).split("\n\n"))
+    if isinstance(command, click.Group):
+        for verb in command.commands.values():
+            _fill_paragraphs(verb)
 
 
 def _unavailable(name: str, message: str) -> click.Command:
@@ -218,6 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows `silhouette`; None takes it from the process.
     """
     command = typer.main.get_command(app)
+    _fill_paragraphs(command)
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in list(arguments)[:1]
     try:
@@ -254,7 +266,7 @@ def _explain(error: Exception) -> tuple[int, str]:
     """Choose exit code and line for an error that reached the edge."""
     if isinstance(error, SilhouetteError):
         return error.exit_code, str(error)
-    if _is_full_disk(error):
+    if is_full_disk(error):
         named = getattr(error, "filename", None)
         place = f"writing {named}" if named else "the disk in use"
         return (
@@ -265,7 +277,8 @@ def _explain(error: Exception) -> tuple[int, str]:
     return SilhouetteError.exit_code, f"unexpected {type(error).__name__}: {reason}"
 
 
-def _is_full_disk(error: BaseException | None) -> bool:
+def is_full_disk(error: BaseException | None) -> bool:
+    """Say whether an error, or one behind it, is a disk without room or a quota that is used up."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True

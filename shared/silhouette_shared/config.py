@@ -8,6 +8,7 @@ deployment, and its digest names the run.
 import hashlib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, field
@@ -19,10 +20,13 @@ from pydantic.dataclasses import dataclass
 
 from silhouette_shared.errors import UsageError
 
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+# Strict: TOML has types, and "8" or true where a number belongs is a mistake, not a number.
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 DimensionName = Literal["activity", "rhythm", "demographics", "interests", "content"]
 """Aspects of a person that the encoder knows; each is one token of the fusion attention."""
+
+_NAME = re.compile(r"(?=[^A-Za-z0-9]*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
 
 PrivacyMode = Literal["local", "none"]
 PartitionScheme = Literal["random", "dirichlet", "sizes", "attribute"]
@@ -104,6 +108,7 @@ class Model:
     blocks: int = 2
     heads: int = 2
     feed_forward: int = 2  # inner width of a block's feed-forward layer, in units of `width`
+    lags: int = 3  # events before that every event token sees directly, ahead of the attention
     dropout: float = 0.2
     content_width: int = 32  # columns of the public content vectors
     dimensions: tuple[DimensionName, ...] = (
@@ -124,6 +129,7 @@ class Model:
             f"a divisor of the width {self.width}",
             self.heads,
         )
+        _require(0 <= self.lags <= 16, "model.lags", "0 to 16", self.lags)
         _require(self.feed_forward >= 1, "model.feed_forward", "at least 1", self.feed_forward)
         _require(0 <= self.dropout < 1, "model.dropout", "a number from 0 to below 1", self.dropout)
         _require(self.content_width >= 1, "model.content_width", "at least 1", self.content_width)
@@ -349,9 +355,9 @@ class Plan:
     @model_validator(mode="after")
     def _check(self) -> "Plan":
         _require(
-            0 < len(self.name) <= 64 and self.name.replace("-", "").replace("_", "").isalnum(),
+            _NAME.fullmatch(self.name) is not None,  # it names a folder
             "name",
-            "1 to 64 letters, digits, hyphens or underscores",
+            "1 to 64 letters from a to z, digits, hyphens or underscores",
             repr(self.name),
         )
         _require(0 <= self.seed < 2**63, "seed", "a whole number from 0 to 2^63 - 1", self.seed)
@@ -388,21 +394,43 @@ def plan_document(plan: Plan) -> dict[str, object]:
     return cast(dict[str, object], json.loads(json.dumps(asdict(plan))))
 
 
-def parse_plan(document: Mapping[str, object], *, source: str) -> Plan:
+def parse_plan(document: Mapping[str, object], *, source: str, text: str = "") -> Plan:
     """Build a plan from parsed TOML or JSON.
 
     Args:
         document: Tables and values as a TOML reader gives them.
         source: Where the document came from, named in an error.
+        text: The TOML it was parsed from, to name the line of the first fault.
 
     Raises:
-        UsageError: If a key is unknown, missing or out of range; every fault is named.
+        UsageError: If a key is unknown, missing, of another type or out of range; every table at fault is named.
     """
     try:
-        return _PLAN.validate_python(document)
+        # As JSON, because strict validation of Python values would refuse a table for a dataclass and a list for a
+        # tuple. JSON has no times: TOML's become an object, which no key accepts.
+        return _PLAN.validate_json(json.dumps(document, default=lambda value: {"unknown": repr(value)}))
     except ValidationError as error:
-        faults = "; ".join(_fault(dict(item)) for item in error.errors(include_url=False))
-        raise UsageError(f"{source}: not a plan: {faults}") from None
+        faults = [_fault(dict(item)) for item in error.errors(include_url=False)]
+        line = _line_of(faults[0].partition(":")[0], text)
+        place = source if line is None else f"{source}:{line}"
+        raise UsageError(f"{place}: not a plan: {'; '.join(faults)}") from None
+
+
+def _line_of(key: str, text: str) -> int | None:
+    """The line, from 1, where a dotted key is set or its table begins; None if neither is there."""
+    table = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[\s*([\w.-]+)\s*\]", line):
+            table = header[1]
+            found = table
+        elif setting := re.match(r"""\s*["']?([\w.-]+?)["']?\s*=""", line):
+            found = f"{table}.{setting[1]}" if table else setting[1]
+        else:
+            continue
+        if found == key:
+            return number
+    parent = key.rpartition(".")[0]  # a list's entry is on the list's line, a missing key in its table
+    return _line_of(parent, text) if parent else None
 
 
 def _fault(item: Mapping[str, object]) -> str:
@@ -410,6 +438,8 @@ def _fault(item: Mapping[str, object]) -> str:
     kind, message = item["type"], str(item["msg"]).removeprefix("Value error, ")
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{where}: unknown key; remove it or correct its spelling"
+    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{where}: expected a value, got none; add it"
     if kind == "value_error":
         return message
     return f"{where}: {message[0].lower()}{message[1:]}, got {item.get('input')!r}"
@@ -422,14 +452,17 @@ def read_plan(path: Path) -> Plan:
         UsageError: If the file is missing, is no TOML or is no plan.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
     except FileNotFoundError:
         raise UsageError(f"{path}: expected a plan file, found none; check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: expected TOML, got a file that does not parse: {error}") from None
+        line = re.search(r"\bline (\d+)", str(error))
+        place = f"{path}:{line[1]}" if line else str(path)
+        raise UsageError(f"{place}: expected TOML, got a file that does not parse: {error}") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    return parse_plan(document, source=str(path))
+    return parse_plan(document, source=str(path), text=text)
 
 
 def with_changes(plan: Plan, changes: Mapping[str, object]) -> Plan:
@@ -449,7 +482,9 @@ def with_changes(plan: Plan, changes: Mapping[str, object]) -> Plan:
     for key, value in changes.items():
         table, _, name = key.rpartition(".")
         target = document.setdefault(table, {}) if table else document
-        cast(dict[str, object], target)[name] = value
+        if not isinstance(target, dict):
+            raise UsageError(f"settings: {key}: {table} is not a table; remove it or correct its spelling")
+        target[name] = value
     return parse_plan(document, source="settings")
 
 
@@ -475,5 +510,6 @@ def _table(value: object) -> bool:
 
 
 def _toml(value: object) -> str:
-    # A JSON string, number, boolean or list of them is also TOML, except 1e-05, which both allow.
-    return json.dumps(value)
+    # A JSON number, boolean, string or list of them is also TOML, but for two things: TOML knows no escape by
+    # surrogates, so characters stand as they are, and it wants DEL escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -26,22 +26,25 @@ def read_result(folder: Path) -> dict[str, object]:
         privacy = json.loads((folder / "privacy.json").read_text(encoding="utf-8"))
         rows = plain_records(pd.read_csv(folder / "rows.csv"))
         attributes = plain_records(pd.read_csv(folder / "attributes.csv"))
+        return {
+            "name": run["name"],
+            "seed": run["seed"],
+            "digest": run["digest"],
+            "note": run["note"],
+            "rows": rows,
+            "attributes": attributes,
+            "privacy": {key: value for key, value in privacy.items() if key != "curve"},
+            "seconds": run["seconds"],
+            "folder": str(folder),
+            "report": str(folder / "report.html"),
+        }
     except FileNotFoundError as error:
         raise UsageError(f"{error.filename}: expected a run folder, found none here") from None
-    except (ValueError, KeyError) as error:
-        raise IntegrityError(f"{folder}: expected a whole run folder: {error}") from None
-    return {
-        "name": run["name"],
-        "seed": run["seed"],
-        "digest": run["digest"],
-        "note": run["note"],
-        "rows": rows,
-        "attributes": attributes,
-        "privacy": {key: value for key, value in privacy.items() if key != "curve"},
-        "seconds": run["seconds"],
-        "folder": str(folder),
-        "report": str(folder / "report.html"),
-    }
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{folder}: expected a whole run folder, got a damaged run.json, privacy.json, rows.csv or attributes.csv "
+            f"({type(error).__name__}: {error}); run the plan again"
+        ) from None
 
 
 def plain_records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ Tables are CSV and Parquet that pandas reads in one line. Everything is written 
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from silhouette_server.coordination.checkpoints import write_atomically
-from silhouette_shared.config import Plan, read_plan, write_toml
-from silhouette_shared.errors import UnavailableError, UsageError
+from silhouette_shared.config import Plan, read_plan, with_changes, write_toml
+from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
 
 
 class RunFolder:
@@ -57,11 +56,20 @@ class RunFolder:
         self.write_text(name, json.dumps(document, indent=2, allow_nan=False) + "\n")
 
     def read_json(self, name: str) -> dict[str, object]:
-        """Read one JSON document; empty if it is not there yet."""
+        """Read one JSON document; empty if it is not there yet.
+
+        Raises:
+            IntegrityError: If it is damaged.
+        """
         path = self.path / name
         if not path.exists():
             return {}
-        document: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise IntegrityError(f"{path}: expected JSON, got a damaged file ({error}); start a new run") from None
+        if not isinstance(document, dict):
+            raise IntegrityError(f"{path}: expected a JSON object, got a damaged file; start a new run")
         return document
 
     def write_csv(self, name: str, columns: Sequence[str], lines: Sequence[Mapping[str, object]]) -> None:
@@ -81,7 +89,7 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep other processes out of this folder.
+        """Keep other processes out of this folder, and clear away what a killed one was writing.
 
         Raises:
             UnavailableError: If another process works in it.
@@ -93,6 +101,8 @@ class RunFolder:
                 raise UnavailableError(
                     f"{self.path}: another process works on this run; wait for it or stop it"
                 ) from None
+            for half_written in self.path.rglob(".*.tmp"):
+                half_written.unlink()
             yield
 
 
@@ -112,46 +122,30 @@ def new_run_folder(out: Path, plan: Plan) -> RunFolder:
     raise UsageError(f"{out}: holds 10,000 runs of this plan; name another folder with --out")
 
 
-def existing_run_folder(path: Path, plan: Plan | None) -> tuple[RunFolder, Plan]:
+def existing_run_folder(
+    path: Path, plan: Plan | None = None, changes: Mapping[str, object] | None = None
+) -> tuple[RunFolder, Plan]:
     """The folder of a run that goes on.
 
     Args:
         path: As `new_run_folder` made it.
         plan: What the caller thinks was running; None takes the folder's word.
+        changes: What the caller thinks was changed in that plan, as `with_changes` takes it.
 
     Raises:
-        UsageError: If this is no run folder, or it belongs to another plan.
+        UsageError: If this is no run folder, or it belongs to another plan; nothing in it was changed.
     """
     if not (path / "plan.toml").is_file():
         raise UsageError(f"{path}: expected a run folder with a plan.toml, found none; check the path")
     stored = read_plan(path / "plan.toml")
-    if plan is not None and plan.digest != stored.digest:
+    named = with_changes(stored if plan is None else plan, changes or {})
+    if named.digest != stored.digest:
         raise UsageError(
-            f"{path}: expected a run of plan {plan.name} ({plan.digest[:8]}, seed {plan.seed}), "
-            f"got one of plan {stored.name} ({stored.digest[:8]}, seed {stored.seed}); "
+            f"{path}: expected a run of plan {_described(named)}, got one of plan {_described(stored)}; "
             "resume it without naming a plan, or start a new run without --resume"
         )
     return RunFolder(path), stored
 
 
-def require_space(path: Path, needed_bytes: int) -> None:
-    """Refuse to start what cannot be finished.
-
-    Args:
-        path: Where the run will write; need not exist yet.
-        needed_bytes: Estimate of what it writes.
-
-    Raises:
-        UsageError: If the disk has less room.
-    """
-    place = path.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < needed_bytes:
-        raise UsageError(
-            f"{path}: expected {needed_bytes / 1e6:.0f} MB of free disk space, "
-            f"got {free / 1e6:.0f} MB; free some or choose another folder with --out"
-        )
-    if not os.access(place, os.W_OK):
-        raise UsageError(f"{path}: expected a folder to write to, got none; choose one with --out")
+def _described(plan: Plan) -> str:
+    return f"{plan.name} ({plan.digest[:8]}, seed {plan.seed}, mode {plan.privacy.mode})"

@@ -8,6 +8,7 @@ killed goes on where it was and ends with the same rows.
 import json
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +18,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from silhouette_server.coordination.checkpoints import write_atomically
+from silhouette_server.coordination.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from silhouette_server.coordination.federation import RoundRecord
 from silhouette_shared.config import Plan, RowName
-from silhouette_shared.errors import UsageError
+from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
 from silhouette_shared.model.evaluation import hit_rate, ndcg
 from silhouette_shared.privacy.accounting import calibrate
 from silhouette_shared.privacy.mechanism import SampledGaussian
@@ -77,12 +77,35 @@ def mechanism_of(plan: Plan) -> SampledGaussian | None:
 def run(plan: Plan, dataset: Dataset, folder: RunFolder, machine: Machine, progress: Progress) -> None:
     """Run or go on with a simulation; `result.read_result` reads what came out.
 
+    A run that is complete stays as it is.
+
     Raises:
-        UsageError: If the plan does not fit the data; nothing was trained.
-        UnavailableError: If too few partners answered; the run can be resumed.
+        UsageError: If the plan does not fit the data, or the data are not those the run began with; nothing was
+            trained.
+        UnavailableError: If too few partners answered, or another process works in the folder; the run can be resumed.
+        IntegrityError: If a file of an unfinished run is damaged.
+        OSError: If the disk is full; the run can be resumed.
     """
     with folder.claimed(), _threads(machine):
-        _Simulation(plan, dataset, folder, machine, progress).run()
+        earlier = folder.read_json("run.json")
+        before = earlier.get("dataset_digest", dataset.digest)
+        if before != dataset.digest:
+            raise UsageError(
+                f"{folder.path}: expected the {dataset.name} that the run began with (SHA-256 {str(before)[:12]}), "
+                f"got another ({dataset.digest[:12]}); put that one back, or start a new run"
+            )
+        state = earlier.get("state", "running")
+        if state not in ("running", "complete"):
+            raise IntegrityError(f"{folder.path / 'run.json'}: expected a run, got state {state!r}; start a new run")
+        if state == "running":
+            _Simulation(plan, dataset, folder, machine, progress).run()
+        elif folder.state.exists() or not (folder.path / "report.html").is_file():  # killed just before the end
+            _finish(folder)
+
+
+def _finish(folder: RunFolder) -> None:
+    write_report(folder.path)
+    folder.forget_state()
 
 
 @contextmanager
@@ -102,6 +125,7 @@ class _Simulation:
         self.world = build_world(plan, dataset)
         self.mechanism = mechanism_of(plan)
         self.rows = rows_of(plan)
+        self.stopped = threading.Event()
 
     def run(self) -> None:
         started = time.monotonic()
@@ -116,9 +140,13 @@ class _Simulation:
         for group in self._groups():
             with ThreadPoolExecutor(len(group)) as pool:
                 futures = {row: pool.submit(self._row, row, len(group)) for row in group}
-                for row, future in futures.items():
-                    results[row], seconds = future.result()
-                    row_seconds[row] = row_seconds.get(row, 0.0) + seconds
+                try:
+                    for row, future in futures.items():
+                        results[row], seconds = future.result()
+                        row_seconds[row] = row_seconds.get(row, 0.0) + seconds
+                except BaseException:  # Ctrl-C too: nobody waits for the other trainings to reach their ends
+                    self.stopped.set()
+                    raise
             self._write_run("running", seconds_before + time.monotonic() - started, row_seconds)
         self.progress.say("writing profiles and tables")
         ordered = {row: results[row] for row in self.rows}
@@ -135,8 +163,7 @@ class _Simulation:
             device=self.machine.device,
         )
         self._write_run("complete", seconds_before + time.monotonic() - started, row_seconds)
-        write_report(self.folder.path)
-        self.folder.forget_state()
+        _finish(self.folder)
 
     def _groups(self) -> list[list[RowName]]:
         """Rows that run beside each other: trainings of one partner use one core each."""
@@ -148,12 +175,23 @@ class _Simulation:
 
     def _row(self, row: RowName, beside: int) -> tuple[RowResult, float]:
         started = time.monotonic()
-        path = self.folder.row(row)
-        if not path.exists():
+        result = self._kept(row)
+        if result is None:
             result = self._baseline(row) if row in _BASELINES else self._trained(row, beside)
+            path = self.folder.row(row)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, save(_to_tensors(result)))
-        return _from_tensors(load_file(path)), time.monotonic() - started
+            write_checkpoint(path, Checkpoint(f"row/{row}", self.plan.digest, 0, _to_tensors(result), ()))
+        return result, time.monotonic() - started
+
+    def _kept(self, row: RowName) -> RowResult | None:
+        """The row as an earlier process left it, or None."""
+        path = self.folder.row(row)
+        kept = read_checkpoint(path)
+        if kept is None:
+            return None
+        if (kept.run, kept.plan_digest) != (f"row/{row}", self.plan.digest):
+            raise IntegrityError(f"{path}: expected the row {row} of this run, got another; remove the file and resume")
+        return _from_tensors(kept.tensors)
 
     def _baseline(self, row: RowName) -> RowResult:
         self.progress.say(f"counting: {LABELS[row].lower()}")
@@ -190,6 +228,7 @@ class _Simulation:
         mechanism: SampledGaussian | None,
         machine: Machine,
     ) -> Trained:
+        self._go_on()
         folder = self.folder.training(name)
         folder.mkdir(parents=True, exist_ok=True)
         schedule = self.plan.privacy if mechanism is not None else self.plan.training
@@ -208,18 +247,24 @@ class _Simulation:
         finally:
             self.progress.end(name)
 
+    def _go_on(self) -> None:
+        if self.stopped.is_set():
+            raise UnavailableError("stopped with the trainings beside it; resume the run")
+
     def _watch(self, name: str, partners: Sequence[PartnerData], rounds: int) -> Callable[[RoundRecord, Tensor], None]:
         """Note every round, with exact metrics every few rounds; no deployment would see these."""
         log = self.folder.training(name) / "rounds.jsonl"
 
         def on_round(record: RoundRecord, parameters: Tensor) -> None:
+            self._go_on()
             line: dict[str, object] = {**vars(record), "hr_at_10": None, "ndcg_at_10": None}
             if record.round % self.plan.evaluation.every_rounds == 0 or record.round == rounds:
                 encoder = load_encoder(self.plan, self.world.vocabulary, parameters, self.machine.device)
                 ranks = torch.cat([rank_quickly(encoder, p, self.machine.device) for p in partners])
                 line["hr_at_10"], line["ndcg_at_10"] = hit_rate(ranks, CUTOFF), ndcg(ranks, CUTOFF)
             with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                # A line that a kill or a full disk cut off ends here, and spoils no other.
+                file.write("\n" + json.dumps(line) + "\n")
             found = line["ndcg_at_10"]
             self.progress.advance(name, record.round, float(found) if isinstance(found, float) else None)
 
@@ -264,7 +309,7 @@ class _Simulation:
                     try:
                         line = json.loads(text)
                     except json.JSONDecodeError:
-                        continue  # cut off by a kill; that round was run and noted again
+                        continue  # empty, or cut off by a kill; that round was run and noted again
                     by_round[line["round"]] = line
             lines += [{"row": name, **by_round[number]} for number in sorted(by_round)]
         return lines

@@ -18,9 +18,7 @@ from silhouette_simulations.datasets.movielens import (
     RECBOLE_MEMBERS,
 )
 
-_DATA = (
-    "1\t1\t5\t881250949\n2\t3\t4\t881250950\n1\t2\t3\t881250949\n3\t4\t1\t891717742\n3\t5\t2\t1\n"
-)
+_DATA = "1\t1\t5\t881250949\n2\t3\t4\t881250950\n1\t2\t3\t881250949\n3\t4\t1\t891717742\n3\t5\t2\t1\n"
 _USERS = (("1", "24", "M", "technician"), ("2", "17", "F", "student"), ("3", "56", "M", "other"))
 
 # (title with year as published, RecBole's title, RecBole's year, genre positions)
@@ -92,13 +90,9 @@ def tiny_ml_100k() -> TinyMl100k:
             "u.user": "".join("|".join((*user, "00000")) + "\n" for user in _USERS).encode(),
         },
         recbole_files={
-            "inter": (
-                "user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + _DATA
-            ).encode(),
+            "inter": ("user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + _DATA).encode(),
             "item": ("\n".join(rows) + "\n").encode(),
-            "user": (
-                header + "".join("\t".join((*user, "00000")) + "\n" for user in _USERS)
-            ).encode(),
+            "user": (header + "".join("\t".join((*user, "00000")) + "\n" for user in _USERS)).encode(),
         },
     )
 
@@ -108,14 +102,10 @@ def ml_1m_folder(tmp_path: Path) -> Path:
     """Two people, three films of which two are rated, in the layout of the reference data."""
     folder = tmp_path / "ml-1m"
     folder.mkdir()
-    (folder / "interactions.csv").write_text(
-        "user_id,movie_id,rating,seq\n1,10,5,0\n1,2,4,1\n2,2,3,0\n"
-    )
+    (folder / "interactions.csv").write_text("user_id,movie_id,rating,seq\n1,10,5,0\n1,2,4,1\n2,2,3,0\n")
     (folder / "users.dat").write_text("1::F::1::10::48067\n2::M::56::16::70072\n")
     (folder / "movies.dat").write_bytes(
-        "2::Été (1995)::Animation|Comedy\n3::Unseen (1996)::Drama\n10::Heat (1995)::Crime\n".encode(
-            "latin-1"
-        )
+        "2::Été (1995)::Animation|Comedy\n3::Unseen (1996)::Drama\n10::Heat (1995)::Crime\n".encode("latin-1")
     )
     (folder / "item_text_llm_CoLaKG.json").write_text('{"10": "A  heist\\nfilm."}')
     return folder
@@ -126,9 +116,7 @@ def lastfm_folder(tmp_path: Path) -> Path:
     """Two people, two artists, with the line ends of the published files."""
     folder = tmp_path / "lastfm-2k"
     folder.mkdir()
-    (folder / "user_artists.dat").write_bytes(
-        b"userID\tartistID\tweight\r\n10\t2\t300\r\n2\t1\t7\r\n2\t2\t5\r\n"
-    )
+    (folder / "user_artists.dat").write_bytes(b"userID\tartistID\tweight\r\n10\t2\t300\r\n2\t1\t7\r\n2\t2\t5\r\n")
     (folder / "artists.dat").write_text(
         'id\tname\turl\tpictureURL\n2\tBjörk "B"\tx\ty\n1\tMoi\tx\t\n', encoding="utf-8"
     )

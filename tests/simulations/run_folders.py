@@ -22,7 +22,7 @@ ROWS = {
     "ease": ("EASE", 0.5),
     "local_only": ("Local only", 0.45),
     "federated": ("Federated", 0.65),
-    "federated_private": ("Federated, private", 0.4),
+    "federated_private": ("Federated with privacy", 0.4),
     "pooled": ("Pooled", 0.66),
 }
 """Row -> label and chance that a person's target is near the top."""
@@ -41,10 +41,7 @@ TITLES = (
     "Amélie (2001)",
     "One Flew Over the Cuckoo's Nest (1975)",
 )
-WARNING = (
-    "The noise is pseudo-random, not cryptographic: use these epsilons to judge quality, "
-    "not to publish a model."
-)
+WARNING = "The noise is pseudo-random, not cryptographic: use these epsilons to judge quality, not to publish a model."
 EVALUATION = "The metrics are exact and not covered by epsilon."
 CUTOFF = 10
 
@@ -160,7 +157,22 @@ def _write_scores(
     users: list[str],
 ) -> None:
     rows: list[list[object]] = [
-        ["name", "label", "hr_at_10", "ndcg_at_10", "ndcg_low", "ndcg_high", "coverage_at_10", "novelty_at_10", "diversity_at_10", "worst_partner", "worst_partner_ndcg", "gap", "private", "users"]
+        [
+            "name",
+            "label",
+            "hr_at_10",
+            "ndcg_at_10",
+            "ndcg_low",
+            "ndcg_high",
+            "coverage_at_10",
+            "novelty_at_10",
+            "diversity_at_10",
+            "worst_partner",
+            "worst_partner_ndcg",
+            "gap",
+            "private",
+            "users",
+        ]
     ]
     partners: list[list[object]] = [["row", "partner", "users", "hr_at_10", "ndcg_at_10"]]
     places = np.asarray(home)
@@ -251,10 +263,7 @@ def _write_privacy(folder: Path, plan: Plan, roster: dict[str, int]) -> None:
             "accountant": "prv",
             "accountants": {"prv": 7.98, "rdp": 8.71},
             "partners": {name: {**spent, "delta": 1e-5} for name in roster},
-            "curve": [
-                {"round": number, "epsilon": 7.98 * math.sqrt(number / 60)}
-                for number in range(1, 61)
-            ],
+            "curve": [{"round": number, "epsilon": 7.98 * math.sqrt(number / 60)} for number in range(1, 61)],
             "trust": "every partner adds all the noise that its own people need",
             "warning": WARNING,
             "evaluation": EVALUATION,
@@ -268,7 +277,7 @@ def _write_attributes(folder: Path, names: list[str], people: int) -> None:
         ["row", "attribute", "people", "classes", "majority_rate", "accuracy", "precision", "recall", "f1", "auc"]
     ]
     for name in names:
-        lines.append([name, "gender", people, 2, 0.71, 0.74, 0.68, 0.62, 0.63, 0.72])
+        lines.append([name, "gender", people, 2, 0.71, 0.79, 0.68, 0.62, 0.63, 0.72])
         lines.append([name, "age", people, 7, 0.34, 0.33, 0.2, 0.18, 0.16, ""])
     rewrite_csv(folder / "attributes.csv", lines)
 
@@ -319,8 +328,7 @@ def _write_profiles(folder: Path, home: list[str], users: list[str]) -> None:
                     "position": positions * count,
                     "item": [str(position + 2) for position in positions] * count,
                     "title": list(TITLES[2:12]) * count,
-                    "timestamp": [891_000_000 - 90_000 * position for position in positions]
-                    * count,
+                    "timestamp": [891_000_000 - 90_000 * position for position in positions] * count,
                 }
             ),
             place / "recent.parquet",

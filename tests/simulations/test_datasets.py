@@ -155,7 +155,7 @@ def test_a_folder_may_hold_either_archive(tiny_ml_100k: TinyMl100k, tmp_path: Pa
     (tmp_path / "ml-100k.zip").write_bytes(tiny_ml_100k.zip_bytes)
     assert digest(read_ml_100k(tmp_path, publisher=archive, wheel=wheel)) == second
     (tmp_path / "ml-100k.zip").write_bytes(tiny_ml_100k.zip_bytes[:-40])
-    with pytest.raises(IntegrityError, match=r"ml-100k.zip: expected SHA-256"):
+    with pytest.raises(UsageError, match=r"ml-100k.zip: expected SHA-256"):
         read_ml_100k(tmp_path, publisher=archive, wheel=wheel)
 
 
@@ -187,9 +187,7 @@ def test_ml_1m_keeps_rated_films_ranks_and_texts(ml_1m_folder: Path) -> None:
         ("item_text_llm_CoLaKG.json", '"A  heist\\nfilm."', "5", "one JSON object of item id"),
     ],
 )
-def test_a_bad_ml_1m_is_refused(
-    ml_1m_folder: Path, file: str, old: str, new: str, message: str
-) -> None:
+def test_a_bad_ml_1m_is_refused(ml_1m_folder: Path, file: str, old: str, new: str, message: str) -> None:
     path = ml_1m_folder / file
     content = path.read_bytes()
     assert old.encode() in content
@@ -236,9 +234,7 @@ def test_lastfm_has_counts_friends_and_tags_but_no_times(lastfm_folder: Path) ->
         ("tags.dat", "2\tcaf", "3\tcaf", "user_taggedartists.dat:2: expected a value listed"),
     ],
 )
-def test_a_bad_lastfm_is_refused(
-    lastfm_folder: Path, file: str, old: str, new: str, message: str
-) -> None:
+def test_a_bad_lastfm_is_refused(lastfm_folder: Path, file: str, old: str, new: str, message: str) -> None:
     path = lastfm_folder / file
     content = path.read_bytes()
     assert old.encode() in content
@@ -285,10 +281,10 @@ def _changed(tables: Tables, **frames: object) -> Tables:
         (lambda t: {"events": t.events.assign(timestamp=-1)}, "row 1: timestamp is not a number"),
         (lambda t: {"events": t.events.assign(user="")}, "row 1: user is empty"),
         (lambda t: {"events": t.events.assign(user=None)}, "row 1: user is missing"),
-        (lambda t: {"events": t.events.assign(item="99")}, "row 1: item '99' is not in"),
+        (lambda t: {"events": t.events.assign(item="99")}, "row 1: item is not in"),
         (lambda t: {"events": t.events.assign(value=np.inf)}, "row 1: value is not a number"),
-        (lambda t: {"users": t.users.head(2)}, "row 4: user '3' is not in"),
-        (lambda t: {"users": pd.concat([t.users, t.users])}, "row 4: user '1' occurs twice"),
+        (lambda t: {"users": t.users.head(2)}, "row 4: user is not in"),
+        (lambda t: {"users": pd.concat([t.users, t.users])}, "row 4: the user occurs twice"),
         (lambda t: {"users": t.users.assign(gender="X")}, "row 1: gender 'X' is none of F, M"),
         (lambda t: {"times": "none"}, "row 1: a time where none is declared"),
         (lambda t: {"times": "rank"}, "row 1: expected rank 0 inside the user"),
@@ -305,7 +301,7 @@ def test_a_broken_promise_is_refused(
 def test_a_user_without_events_is_refused(tiny_ml_100k: TinyMl100k) -> None:
     tables = from_publisher(tiny_ml_100k.publisher_files, "z")
     events = tables.events[tables.events["user"] != "2"].reset_index(drop=True)
-    with pytest.raises(UsageError, match="table users, row 2: user '2' has no events"):
+    with pytest.raises(UsageError, match="table users, row 2: the user has no events"):
         sealed(_changed(tables, events=events))
 
 
@@ -353,9 +349,7 @@ def test_what_is_not_there_says_how_to_get_it(home: Path) -> None:
         datasets.load("netflix", home=home)
 
 
-def test_a_refused_file_writes_nothing_and_leaves_what_was_there(
-    taobao_folder: Path, home: Path
-) -> None:
+def test_a_refused_file_writes_nothing_and_leaves_what_was_there(taobao_folder: Path, home: Path) -> None:
     good = datasets.get("taobao", home=home, source=taobao_folder)
     before = sorted(home.rglob("*"))
     (taobao_folder / "test_buy.csv").write_text("user\n1\n")
@@ -397,9 +391,7 @@ def _other_layout(place: Path) -> None:
     (place / "manifest.json").write_text(json.dumps({**manifest, "layout": 0}))
 
 
-@pytest.mark.parametrize(
-    "damage", [_damage_table, _remove_table, _exchange_table, _cut_manifest, _other_layout]
-)
+@pytest.mark.parametrize("damage", [_damage_table, _remove_table, _exchange_table, _cut_manifest, _other_layout])
 def test_a_damaged_cache_is_noticed_and_got_again(
     taobao_folder: Path, home: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -414,9 +406,7 @@ def test_a_damaged_cache_is_noticed_and_got_again(
     assert "run `silhouette data get taobao` again" in told[0]
 
 
-def test_a_full_disk_leaves_nothing(
-    taobao_folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_nothing(taobao_folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = iter(range(100))
 
     def full(descriptor: int) -> None:
@@ -427,7 +417,7 @@ def test_a_full_disk_leaves_nothing(
     with pytest.raises(OSError, match="No space left") as refused:
         datasets.get("taobao", home=home, source=taobao_folder)
     assert refused.value.errno == errno.ENOSPC
-    assert list((home / "data").iterdir()) == []
+    assert not (home / "data").exists()
 
 
 def test_a_file_that_cannot_grow_leaves_nothing(taobao_folder: Path, home: Path) -> None:
@@ -444,12 +434,10 @@ def test_a_file_that_cannot_grow_leaves_nothing(taobao_folder: Path, home: Path)
         check=False,
     )
     assert "File too large" in done.stderr
-    assert list((home / "data").iterdir()) == []
+    assert not (home / "data").exists()
 
 
-def test_killed_while_storing_leaves_nothing_that_is_taken_for_whole(
-    taobao_folder: Path, home: Path
-) -> None:
+def test_killed_while_storing_leaves_nothing_that_is_taken_for_whole(taobao_folder: Path, home: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path;"
         "from silhouette_simulations import datasets;"
@@ -457,9 +445,7 @@ def test_killed_while_storing_leaves_nothing_that_is_taken_for_whole(
         "cache._move = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL);"
         "datasets.get('taobao', home=Path(sys.argv[1]), source=Path(sys.argv[2]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(home), str(taobao_folder)], check=False
-    )
+    done = subprocess.run([sys.executable, "-c", script, str(home), str(taobao_folder)], check=False)
     assert done.returncode == -9
     (left,) = (home / "data").iterdir()
     assert left.name.endswith(".partial")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from silhouette_shared.errors import IntegrityError, UnavailableError
+from silhouette_shared.errors import UnavailableError, UsageError
 from silhouette_simulations.datasets.archives import Archive, download, fetch_wheel, members
 from silhouette_simulations.datasets.canonical import digest
 from silhouette_simulations.datasets.movielens import RECBOLE_MEMBERS, fetch_ml_100k, from_publisher
@@ -85,8 +85,7 @@ def trickling(handler: http.server.BaseHTTPRequestHandler) -> None:
 def pip_that(behaviour: str) -> list[str]:
     """A stand-in for pip: a program that sees the same arguments."""
     prelude = (
-        "import sys, pathlib, time\n"
-        "folder = pathlib.Path(next(a for a in sys.argv if a.startswith('--dest='))[7:])\n"
+        "import sys, pathlib, time\nfolder = pathlib.Path(next(a for a in sys.argv if a.startswith('--dest='))[7:])\n"
     )
     return [sys.executable, "-c", prelude + behaviour]
 
@@ -102,16 +101,16 @@ def test_a_whole_archive_is_fetched(tiny_ml_100k: TinyMl100k) -> None:
 def test_a_cut_archive_is_not_taken_for_whole(tiny_ml_100k: TinyMl100k) -> None:
     with (
         serving(cut(tiny_ml_100k.zip_bytes)) as url,
-        pytest.raises((IntegrityError, UnavailableError)),
+        pytest.raises((UnavailableError, UsageError)),
     ):
         download(tiny_ml_100k.archive(url))
 
 
 def test_another_archive_is_refused(tiny_ml_100k: TinyMl100k) -> None:
     changed = tiny_ml_100k.zip_bytes[:-1] + b"\0\0"
-    with serving(whole(changed)) as url, pytest.raises(IntegrityError, match="got more"):
+    with serving(whole(changed)) as url, pytest.raises(UsageError, match="got more"):
         download(tiny_ml_100k.archive(url))
-    with serving(whole(changed[:-2] + b"x")) as url, pytest.raises(IntegrityError, match="SHA-256"):
+    with serving(whole(changed[:-2] + b"x")) as url, pytest.raises(UsageError, match="SHA-256"):
         download(tiny_ml_100k.archive(url))
 
 
@@ -176,8 +175,7 @@ def test_without_the_publisher_the_wheel_is_read(tiny_ml_100k: TinyMl100k, tmp_p
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     pip = pip_that(
-        f"(folder / '{tiny_ml_100k.wheel.file_name}').write_bytes("
-        f"pathlib.Path({str(tmp_path / 'w')!r}).read_bytes())"
+        f"(folder / '{tiny_ml_100k.wheel.file_name}').write_bytes(pathlib.Path({str(tmp_path / 'w')!r}).read_bytes())"
     )
     told: list[str] = []
     with serving(lambda handler: handler.send_error(404)) as url:
@@ -219,7 +217,7 @@ def test_when_both_fail_both_reasons_are_told(tiny_ml_100k: TinyMl100k, tmp_path
 
 def test_a_wheel_with_another_checksum_is_refused(tiny_ml_100k: TinyMl100k, tmp_path: Path) -> None:
     pip = pip_that(f"(folder / '{tiny_ml_100k.wheel.file_name}').write_bytes(b'other')")
-    with pytest.raises(IntegrityError, match="expected SHA-256"):
+    with pytest.raises(UsageError, match="expected SHA-256"):
         fetch_wheel(tiny_ml_100k.wheel, tmp_path, command=pip)
 
 
@@ -232,9 +230,7 @@ def test_a_wheel_with_another_checksum_is_refused(tiny_ml_100k: TinyMl100k, tmp_
         ("sys.exit('OSError: [Errno 28] No space left on device')", "the disk is full"),
     ],
 )
-def test_a_failing_pip_is_unavailable(
-    tiny_ml_100k: TinyMl100k, tmp_path: Path, behaviour: str, message: str
-) -> None:
+def test_a_failing_pip_is_unavailable(tiny_ml_100k: TinyMl100k, tmp_path: Path, behaviour: str, message: str) -> None:
     with pytest.raises(UnavailableError, match=message):
         fetch_wheel(tiny_ml_100k.wheel, tmp_path, command=pip_that(behaviour), total_seconds=0.5)
 
@@ -247,5 +243,5 @@ def test_a_machine_without_pip_is_told(tiny_ml_100k: TinyMl100k, tmp_path: Path)
 def test_a_cut_or_foreign_zip_is_refused(tiny_ml_100k: TinyMl100k) -> None:
     data = tiny_ml_100k.wheel_bytes
     for broken in (data[:-30], data[:50], b"", tiny_ml_100k.zip_bytes):
-        with pytest.raises(IntegrityError, match="whole zip archive"):
+        with pytest.raises(UsageError, match="whole zip archive"):
             members(broken, RECBOLE_MEMBERS, "w.whl")

@@ -86,4 +86,5 @@ def _tags(encoder: ProfileEncoder, histories: Histories, people: Tensor) -> Tens
     public = categories.sum(0) / categories.sum().clamp(min=1)
     excess = own - public
     strength, tags = excess.topk(min(_TAGS, categories.shape[1]), dim=1)
-    return torch.where(strength > 0, tags, -1)
+    chosen = torch.where(strength > 0, tags, -1)
+    return torch.nn.functional.pad(chosen, (0, _TAGS - chosen.shape[1]), value=-1)  # fewer categories than tags

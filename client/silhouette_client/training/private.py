@@ -8,7 +8,9 @@ unless told otherwise, and two partners with the same state would add the same n
 The noise is pseudo-random, not cryptographic. Abadi et al. 2016, Algorithm 1, https://arxiv.org/abs/1607.00133.
 """
 
+import warnings
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from opacus.grad_sample import GradSampleModule
@@ -25,7 +27,17 @@ from silhouette_shared.model.vector import Layout, read_vector
 from silhouette_shared.privacy.mechanism import SampledGaussian
 
 PEOPLE_AT_ONCE = 32
-"""Largest part of a batch whose per-person gradients are held in memory together; does not change the result."""
+"""Largest part of a batch whose per-person gradients are held in memory together; changes which draws of dropout and
+windows a person gets, otherwise nothing."""
+
+# Opacus hooks every layer, and an embedding's input is item numbers, which have no gradient. torch then says that the
+# hook fires for the outputs alone, and those are all that Opacus reads there (the per-person gradients are tested
+# against plain autograd). Once for the process: `warnings.catch_warnings` is not safe where partners train in threads.
+warnings.filterwarnings(
+    "ignore",
+    message="Full backward hook is firing when gradients are computed with respect to module outputs",
+    category=UserWarning,
+)
 
 
 def train_privately(
@@ -46,6 +58,14 @@ def train_privately(
     The sum over a batch is divided by the expected batch size, never the actual one, and an empty batch is noised and
     charged like any other.
 
+    Windows, hiding and dropout come from one stream for all, so which draws a person gets depends on who else is in the
+    sample. That costs nothing: the draws are independent of all records, so the sums with and without a person may be
+    compared draw by draw, and differ by what that person adds, at most the clip norm. Somebody who knows the stream is
+    outside this argument, as is somebody who knows the noise; a deployment draws both from a secure source.
+
+    A person whose gradient is not finite adds nothing: a model can be made up for which one person's overflows, and
+    an undefined sum would tell that this person is there.
+
     Args:
         encoder: Holds the global model of this round.
         layout: Order of the flat vector.
@@ -61,6 +81,7 @@ def train_privately(
     Raises:
         ValueError: If a layer of the encoder has no per-person gradient.
     """
+    encoder.train()
     faults = ModuleValidator.validate(encoder, strict=False)
     if faults:
         raise ValueError(f"expected layers with per-person gradients, got {faults}")
@@ -77,7 +98,6 @@ def train_privately(
             loss_reduction="mean",
             generator=noise,
         )
-        encoder.train()
         for _ in range(privacy.local_steps):
             sample = poisson_sample(len(histories), mechanism.sampling_rate, sampling)
             parts = list(sample.split(PEOPLE_AT_ONCE))
@@ -88,7 +108,7 @@ def train_privately(
                 optimiser.step()
             optimiser.zero_grad(set_to_none=True)
     finally:
-        watched.remove_hooks()
+        _forget(encoder, watched)
     return PrivateUpdate(read_vector(encoder, layout) - before, mechanism.after(privacy.local_steps))
 
 
@@ -117,3 +137,29 @@ def _set_person_gradients(
         # A layer that this batch did not reach has no gradient, and still gets its noise.
         if getattr(parameter, "grad_sample", None) is None:
             parameter.grad_sample = parameter.new_zeros((len(people), *parameter.shape))  # type: ignore[attr-defined]
+    _leave_out_broken(encoder)
+
+
+def _leave_out_broken(encoder: ProfileEncoder) -> None:
+    """Set the gradients of everybody with a coordinate that is not finite to zero."""
+    gradients = [cast(torch.Tensor, vars(parameter)["grad_sample"]) for parameter in encoder.parameters()]
+    broken = ~torch.stack([gradient.flatten(1).sum(1) for gradient in gradients]).sum(0).isfinite()
+    if broken.any():
+        for gradient in gradients:
+            gradient[broken] = 0.0
+
+
+def _forget(encoder: ProfileEncoder, watched: GradSampleModule) -> None:
+    """Leave the encoder as it came, also after an error between a forward and its backward pass.
+
+    What Opacus would keep is added to the next pass: other people's gradients, under nobody's clip norm.
+    """
+    watched.cleanup()
+    for parameter in encoder.parameters():
+        if hasattr(parameter, "summed_grad"):
+            del parameter.summed_grad
+        parameter.grad = None
+    for module in encoder.modules():
+        for name in ("activations", "max_batch_len"):
+            if hasattr(module, name):
+                delattr(module, name)

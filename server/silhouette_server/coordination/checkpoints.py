@@ -3,8 +3,10 @@
 One safetensors file a run, replaced atomically: a reader finds the state after some whole round.
 """
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +56,18 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "history": json.dumps(list(checkpoint.history)),
     }
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+    metadata["digest"] = _digest(metadata, tensors)
     write_atomically(path, save(tensors, metadata=metadata))
+
+
+def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    # safetensors carries no checksum: without this one a flipped bit is a slightly different model.
+    about = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in sorted(tensors.items())]
+    known = {key: value for key, value in metadata.items() if key != "digest"}
+    digest = hashlib.sha256(json.dumps([known, about], sort_keys=True).encode())
+    for _, tensor in sorted(tensors.items()):
+        digest.update(tensor.reshape(-1).cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
@@ -69,6 +82,8 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        if metadata["digest"] != _digest(metadata, tensors):
+            raise ValueError("its digest differs")
         return Checkpoint(
             run=metadata["run"],
             plan_digest=metadata["plan"],

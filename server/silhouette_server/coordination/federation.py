@@ -64,7 +64,9 @@ class Job:
     partners: int  # that are expected to take part
     initial: Tensor  # (D,)
     checkpoint: Path | None = None  # None keeps no state
-    on_round: Callable[[RoundRecord, Tensor], None] = field(default=lambda record, model: None)
+    on_round: Callable[[RoundRecord, Tensor], None] = field(
+        default=lambda record, model: None
+    )  # maybe twice, see `start`
 
 
 class CheckedStrategy(Strategy):
@@ -170,7 +172,7 @@ class CheckedStrategy(Strategy):
         self._last = RoundRecord(
             round=server_round,
             replies=len(updates),
-            refused=len(self._members) - len(updates),
+            refused=self._job.partners - len(updates),  # those left out of the roster too
             update_norm=float(np.linalg.norm(mean)),
             seconds=0.0,
         )
@@ -224,8 +226,9 @@ class CheckedStrategy(Strategy):
                 seconds=time.monotonic() - started,
             )
             self._records.append(record)
-            self._save(number)
+            # Told before it is kept: a kill in between runs and tells the round again, and none goes untold.
             job.on_round(record, self.parameters)
+            self._save(number)
         result = Result()
         result.arrays = _array_record(self.parameters)
         return result
@@ -241,8 +244,11 @@ class CheckedStrategy(Strategy):
                 f"{self._job.plan_digest[:12]}, got run {checkpoint.run} and plan "
                 f"{checkpoint.plan_digest[:12]}; resume with the plan that started it"
             )
-        self._optimiser.restore(checkpoint.tensors)
-        self._records = [RoundRecord(**record) for record in checkpoint.history]  # type: ignore[arg-type]
+        try:
+            self._optimiser.restore(checkpoint.tensors)
+            self._records = [RoundRecord(**record) for record in checkpoint.history]  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise IntegrityError(f"{path}: expected a checkpoint of this model: {error}") from None
         return checkpoint.round + 1
 
     def _save(self, number: int) -> None:

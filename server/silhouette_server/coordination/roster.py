@@ -46,9 +46,16 @@ def build_roster(
         Message(request, dst_node_id=node_id, message_type=DESCRIBE)
         for node_id in _connected(grid, expected, timeout_seconds)
     ]
+    silent = {message.metadata.dst_node_id for message in messages}
     members: dict[str, Member] = {}
     reasons: list[str] = []
     for reply in grid.send_and_receive(messages, timeout=timeout_seconds):
+        node_id = reply.metadata.src_node_id
+        if node_id not in silent:
+            # A lost node is reported under the coordinator's own number.
+            reasons.append("a node that was not asked, or not any more, answered or was lost")
+            continue
+        silent.discard(node_id)
         try:
             member = _member(reply, run, plan_digest, layout_digest)
         except SilhouetteError as error:
@@ -59,11 +66,10 @@ def build_roster(
             members[member.partner] = Member(member.partner, 0, 0)
         else:
             members[member.partner] = member
+    if silent:
+        reasons.append(f"nodes that did not answer: {', '.join(map(str, sorted(silent)))}")
     roster = tuple(members[name] for name in sorted(members) if members[name].people > 0)
     if len(roster) < minimum:
-        silent = len(messages) - len(members) - len(reasons)
-        if silent > 0:
-            reasons.append(f"{silent} nodes did not answer")
         raise UnavailableError(
             f"expected at least {minimum} partners, got {len(roster)}"
             f" ({'; '.join(reasons) or 'no node is connected'}); "

@@ -28,6 +28,9 @@ def weighted_mean(updates: Mapping[str, FloatVector], weights: Mapping[str, floa
     if unweighted:
         raise ValueError(f"expected a positive weight for every update, got none for {unweighted}")
     result = np.zeros(next(iter(updates.values())).shape, dtype=np.float64)
+    weighted = np.empty_like(result)
     for name in sorted(updates):
-        result += weights[name] * updates[name].astype(np.float64)
-    return result / sum(weights[name] for name in sorted(updates))
+        np.multiply(updates[name], weights[name], out=weighted, dtype=np.float64)
+        result += weighted
+    result /= sum(weights[name] for name in sorted(updates))
+    return result

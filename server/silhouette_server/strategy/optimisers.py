@@ -39,8 +39,8 @@ class ServerOptimiser:
 
     @property
     def parameters(self) -> Tensor:
-        """The global model, shape (D,)."""
-        return self._model.detach()
+        """A copy of the global model, shape (D,), which later steps do not change."""
+        return self._model.detach().clone()
 
     def step(self, mean_update: Tensor) -> None:
         """Move the model along `mean_update`, shape (D,), float32."""
@@ -54,11 +54,17 @@ class ServerOptimiser:
         inner = self._optimiser.state.get(self._model, {})
         for name, value in inner.items():
             if isinstance(value, Tensor):
-                tensors[f"optimiser.{name}"] = value
+                tensors[f"optimiser.{name}"] = value.clone()
         return tensors
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what `state` returned."""
+        """Go on from what `state` returned.
+
+        Raises:
+            ValueError: If the state is that of a model of another size.
+        """
+        if "parameters" not in tensors or tensors["parameters"].shape != self._model.shape:
+            raise ValueError(f"expected the state of a model of {len(self._model)} parameters, got another")
         with torch.no_grad():
             self._model.copy_(tensors["parameters"])
         prefix = "optimiser."

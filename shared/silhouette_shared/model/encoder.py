@@ -51,7 +51,7 @@ class Profile:
     """What the encoder says about B people at L moments."""
 
     vector: Tensor  # (B, L, H)
-    weights: Tensor  # (B, L, K) over the dimensions in the encoder's order, sums to one
+    weights: Tensor  # (B, L, K) over the dimensions in the encoder's order, sums to one if any is present
     state: Tensor  # (B, L, H) profile and last event together; scores items
 
 
@@ -161,6 +161,7 @@ class ProfileEncoder(nn.Module):
         self.value = nn.Embedding(VALUE_BUCKETS + 1, width)
         self.gap = nn.Embedding(GAP_BUCKETS + 1, width)
         self.position = nn.Embedding(history_length, width)
+        self.lags = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(shape.lags))
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.blocks))
         self.state_norm = nn.LayerNorm(width)
 
@@ -176,6 +177,11 @@ class ProfileEncoder(nn.Module):
                 self.dimensions[name] = Interests(width, categories)
             elif name == "content" and content_width:
                 self.dimensions[name] = Content(width, content_width)
+        if not self.dimensions:
+            raise ValueError(
+                f"expected a dimension that the data can fill, got {', '.join(shape.dimensions)} "
+                "without attributes, categories or content"
+            )
         self.fusion = Fusion(shape)
         self.score_norm = nn.LayerNorm(width)
         self.score_content = nn.Linear(width, content_width, bias=False)
@@ -222,6 +228,10 @@ class ProfileEncoder(nn.Module):
             + self.position(position)
         )
         states = drop(states, self.shape.dropout, generator)
+        # A short causal convolution: what came just before says most about what comes next (transition counts live
+        # on it alone), and attention is slow to find that out from few people.
+        before = [project(_delayed(states, lag)) for lag, project in enumerate(self.lags, start=1)]
+        states = states + sum(before) if before else states
         for block in self.blocks:
             states = block(states, generator)
         states = self.state_norm(states)
@@ -250,6 +260,11 @@ class ProfileEncoder(nn.Module):
     def attribute_scores(self, profile: Tensor) -> Sequence[Tensor]:
         """Scores of every attribute's classes from profile vectors (..., H), one tensor each."""
         return [head(profile) for head in self.attribute_heads]
+
+
+def _delayed(states: Tensor, lag: int) -> Tensor:
+    """States (B, L, H) of `lag` events before, zero where there is none."""
+    return F.pad(states, (0, 0, lag, 0))[:, : states.shape[1]]
 
 
 def at_last(values: Tensor, lengths: Tensor) -> Tensor:

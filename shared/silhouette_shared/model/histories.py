@@ -60,6 +60,9 @@ class Histories:
             raise ValueError("expected offsets from 0 to the number of events")
         if len(self.offsets) != len(self.attributes) + 1:
             raise ValueError("expected one row of attributes a person")
+        # A person without events would be read as the first event of the next one.
+        if len(self.attributes) and int(self.lengths.min()) < 1:
+            raise ValueError("expected at least one event of every person")
 
     def __len__(self) -> int:
         return len(self.attributes)
@@ -82,8 +85,12 @@ class Histories:
         )
 
     def without_last(self, events: int) -> "Histories":
-        """The histories with the last `events` events of everybody left out."""
-        lengths = (self.lengths - events).clamp(min=0)
+        """The histories with the last `events` events of everybody left out.
+
+        Raises:
+            ValueError: If a person has no more than `events` events.
+        """
+        lengths = self.lengths - events
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         owner = torch.repeat_interleave(torch.arange(len(self), device=lengths.device), self.lengths)
         position = torch.arange(len(self.items), device=lengths.device) - self.offsets[owner]

@@ -39,7 +39,7 @@ def person_losses(
     """Loss of each person, shape (B,).
 
     Cross-entropy of the next item over the whole catalogue, mean over the person's positions, plus
-    `attribute_weight` times the mean cross-entropy of the attributes that were hidden from this pass.
+    `attribute_weight` times the sum of the cross-entropies of the attributes that were hidden from this pass.
 
     Args:
         encoder: In training.

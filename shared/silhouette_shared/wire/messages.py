@@ -4,8 +4,10 @@ A message is decoded whole or refused: an extra key, a missing key, another type
 because a field that nobody reads is a way out for data.
 """
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -145,8 +147,24 @@ class TrainReply:
 def _records(config: Mapping[str, str | int], arrays: Mapping[str, FloatVector] | None = None) -> RecordDict:
     records = RecordDict({_CONFIG: ConfigRecord({"version": WIRE_VERSION, **config})})
     if arrays:
-        records[_ARRAYS] = ArrayRecord({name: Array(value) for name, value in arrays.items()})
+        records[_ARRAYS] = ArrayRecord({name: _array(value) for name, value in arrays.items()})
     return records
+
+
+def _array(value: FloatVector) -> Array:
+    if value.dtype != np.dtype("<f4") or value.ndim != 1 or not value.flags.c_contiguous:
+        return Array(value)
+    # The same bytes as `Array(value)`, in one copy of a vector of megabytes instead of three.
+    data = b"".join((_header(len(value)), value.data.cast("B")))
+    return Array("float32", value.shape, "numpy.ndarray", data)
+
+
+@lru_cache(maxsize=16)
+def _header(count: int) -> bytes:
+    """What np.save writes before the numbers of a float32 vector."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (count,)})
+    return header.getvalue()
 
 
 def _take(
@@ -158,9 +176,10 @@ def _take(
     config = records[_CONFIG]
     if not isinstance(config, ConfigRecord):
         raise WireError(f"expected {_CONFIG} to hold settings, got {type(config).__name__}")
-    if config.get("version") != WIRE_VERSION:
+    version = config.get("version")
+    if type(version) is not int or version != WIRE_VERSION:  # True and 1.0 equal 1
         raise WireError(
-            f"expected wire version {WIRE_VERSION}, got {config.get('version')}; install the same release on both sides"
+            f"expected wire version {WIRE_VERSION}, got {version!r}; install the same release on both sides"
         )
     keys = {"version", *fields}
     if set(config) != keys:
@@ -179,15 +198,15 @@ def _take(
 
 
 def _vector(name: str, array: Array) -> FloatVector:
-    # The announced form is checked before a byte is unpacked: unpacking believes the announcement.
+    # `Array.numpy` is not used: np.load opens archives, believes any header and allocates what it says. The bytes
+    # have to be the ones that np.save writes for a vector of the announced length, so there is nothing to parse.
     if array.dtype != "float32" or len(array.shape) != 1 or array.stype != "numpy.ndarray":
         raise WireError(f"expected {name} to be a float32 vector, got {array.dtype} of shape {array.shape}")
-    if len(array.data) > 4 * array.shape[0] + 1024:
-        raise WireError(f"expected {name} to hold {array.shape[0]} numbers, got more bytes")
-    try:
-        value = array.numpy()
-    except (ValueError, TypeError, EOFError, OSError) as error:
-        raise WireError(f"expected {name} to unpack as a vector: {error}") from None
-    if value.dtype != np.float32 or value.shape != tuple(array.shape):
-        raise WireError(f"expected {name} as announced, got {value.dtype} of {value.shape}")
-    return value
+    count = int(array.shape[0])
+    header = _header(count)
+    start = len(header)
+    if count < 0 or len(array.data) != start + 4 * count:
+        raise WireError(f"expected {name} to hold {count} numbers in {start + 4 * count} bytes, got {len(array.data)}")
+    if array.data[:start] != header:
+        raise WireError(f"expected {name} to be saved as a vector of {count} numbers, got another form")
+    return np.frombuffer(array.data, dtype="<f4", offset=start).astype(np.float32)  # a copy that may be written to

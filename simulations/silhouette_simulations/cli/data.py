@@ -17,6 +17,7 @@ data = typer.Typer(
     name="data",
     help="Get, list and describe the public data sets that simulations run on.",
     no_args_is_help=True,
+    add_completion=False,
 )
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A data set, as `silhouette data list` names it.")]
@@ -40,8 +41,8 @@ def get_command(
 ) -> None:
     """Put a data set into the cache, checked; ml-100k is fetched, the others need --from.
 
-    A file that is refused is named with line and reason (exit code 2), a checksum that differs
-    ends with exit code 5, and either leaves the cache as it was.
+    A file that is refused is named with its line and the reason. That, a checksum that differs and a disk with too
+    little room end with exit code 2 and leave the cache as it was.
     """
     from silhouette_simulations import datasets
 

@@ -14,8 +14,10 @@ from silhouette_shared.cli import (
     HomeOption,
     console,
     emit,
+    is_full_disk,
     silhouette_home,
 )
+from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from silhouette_shared.config import Plan
@@ -26,6 +28,7 @@ sim = typer.Typer(
     name="sim",
     help="Simulate partners, coordinator and network on public data, before anyone deploys.",
     no_args_is_help=True,
+    add_completion=False,
 )
 
 
@@ -109,30 +112,30 @@ def run_command(
 
     The public data come from the cache, and ml-100k is fetched the first time. The run folder holds tables, the global
     model, each partner's profiles and recommendations, and report.html.
+
+    A run that was interrupted, killed, or stopped by a full disk or by too few answers (exit code 4) goes on with
+    --resume. A plan or data that are refused end with exit code 2 before anything is written; a damaged file of the
+    cache or of the run ends with 5.
     """
     from silhouette_shared.allocator import keep_freed_memory
 
+    changes = _changes(mode, epsilon, seed)
+    # Before the heavy imports, so that a mistake in the plan is answered at once.
+    asked = plan_from(plan_file, changes)
     keep_freed_memory()
+    from silhouette_simulations.disk import require_space
     from silhouette_simulations.result import read_result
-    from silhouette_simulations.run_folder import (
-        existing_run_folder,
-        new_run_folder,
-        require_space,
-    )
+    from silhouette_simulations.run_folder import existing_run_folder, new_run_folder
     from silhouette_simulations.runner import check_fits, estimated_bytes, run
 
-    changes = _changes(mode, epsilon, seed)
-    folder = None
-    if resume is None:
-        plan = _plan(plan_file, changes)
-    else:
-        named = plan_file is not None or bool(changes)
-        folder, plan = existing_run_folder(resume, _plan(plan_file, changes) if named else None)
-    dataset = _dataset(plan, silhouette_home(home))
+    folder, plan = None, asked
+    if resume is not None:
+        folder, plan = existing_run_folder(resume, None if plan_file is None else asked, changes)
+    dataset = dataset_for(plan, silhouette_home(home))
     check_fits(plan, dataset)
     machine = machine_for(backend.value, device.value, workers)
     if folder is None:
-        require_space(out, estimated_bytes(plan, dataset))
+        require_space(out, estimated_bytes(plan, dataset), option="--out")
         folder = new_run_folder(out, plan)
     console.print(
         f"run folder {folder.path} (if it is interrupted: silhouette sim run --resume {folder.path})",
@@ -142,8 +145,17 @@ def run_command(
     )
     from silhouette_simulations.cli.progress import ConsoleProgress
 
-    with ConsoleProgress(console) as progress:
-        run(plan, dataset, folder, machine, progress)
+    go_on = f"silhouette sim run --resume {folder.path}"
+    try:
+        with ConsoleProgress(console) as progress:
+            run(plan, dataset, folder, machine, progress)
+    except (UsageError, IntegrityError):
+        raise
+    except BaseException as error:
+        if is_full_disk(error):
+            raise UnavailableError(f"{folder.path}: the disk is full; free some and go on with `{go_on}`") from error
+        console.print(f"to go on: {go_on}", highlight=False, markup=False, soft_wrap=True)
+        raise
     result = read_result(folder.path)
     if output is Format.json:
         emit(result)
@@ -158,14 +170,16 @@ def _changes(mode: Mode | None, epsilon: float | None, seed: int | None) -> dict
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _plan(plan_file: Path | None, changes: dict[str, object]) -> Plan:
+def plan_from(plan_file: Path | None, changes: dict[str, object]) -> Plan:
+    """The plan in a file, or the quick one, with settings of the command line."""
     from silhouette_shared.config import read_plan, with_changes
     from silhouette_simulations.plans import quick_plan
 
     return with_changes(quick_plan() if plan_file is None else read_plan(plan_file), changes)
 
 
-def _dataset(plan: Plan, home: Path) -> Dataset:
+def dataset_for(plan: Plan, home: Path) -> Dataset:
+    """The data of a plan from the cache; ml-100k is fetched if it is not there."""
     from silhouette_simulations import datasets
 
     def tell(message: str) -> None:
@@ -182,7 +196,6 @@ def machine_for(backend: str, device: str, workers: int | None) -> Machine:
 
     import torch
 
-    from silhouette_shared.errors import UnavailableError
     from silhouette_simulations.training import Machine
 
     there = torch.cuda.is_available()

@@ -6,10 +6,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+_WIDTH_IN_A_FILE = 120
+
 
 def print_result(result: Mapping[str, Any]) -> None:
     """The rows, the privacy and where the report lies."""
     screen = Console()
+    if not screen.is_terminal:
+        screen.width = max(screen.width, _WIDTH_IN_A_FILE)
     screen.print(_rows(result))
     screen.print(_privacy(result["privacy"]), highlight=False, soft_wrap=True)
     if result["note"]:
@@ -21,7 +25,7 @@ def print_result(result: Mapping[str, Any]) -> None:
 def _rows(result: Mapping[str, Any]) -> Table:
     table = Table(title=f"{result['name']}, seed {result['seed']}", title_justify="left", box=None)
     table.add_column("row", no_wrap=True)
-    for column in ("HR@10", "NDCG@10", "95 % interval", "worst partner", "gap", "coverage"):
+    for column in ("HR@10", "NDCG@10", "95 % interval", "worst", "gap"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in result["rows"]:
         table.add_row(
@@ -31,7 +35,6 @@ def _rows(result: Mapping[str, Any]) -> Table:
             f"{row['ndcg_low']:.3f} to {row['ndcg_high']:.3f}",
             f"{row['worst_partner_ndcg']:.3f}",
             f"{row['gap']:.3f}",
-            f"{row['coverage_at_10']:.0%}",
         )
     return table
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from silhouette_shared.errors import IntegrityError, UnavailableError
+from silhouette_shared.errors import UnavailableError, UsageError
 
 _CHUNK_BYTES: Final = 1 << 16
 
@@ -46,13 +46,11 @@ def verified(data: bytes, sha256: str, where: str) -> bytes:
     """Return `data` if it has the expected SHA-256.
 
     Raises:
-        IntegrityError: If it has another one.
+        UsageError: If it has another one.
     """
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise IntegrityError(
-            f"{where}: expected SHA-256 {sha256}, got {found} ({len(data)} bytes); fetch it again"
-        )
+        raise UsageError(f"{where}: expected SHA-256 {sha256}, got {found} ({len(data)} bytes); fetch it again")
     return data
 
 
@@ -74,15 +72,13 @@ def download(
 
     Raises:
         UnavailableError: If the server cannot be reached, refuses, hangs or is too slow.
-        IntegrityError: If what arrived is not the archive.
+        UsageError: If what arrived is not the archive.
     """
     pieces: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
     abandoned = threading.Event()
     # A lookup can block for longer than any timeout, so the waiting happens in a thread that
     # is given up; being a daemon, it does not hold up the end of the process either.
-    threading.Thread(
-        target=_stream, args=(archive, pieces, abandoned, connect_seconds), daemon=True
-    ).start()
+    threading.Thread(target=_stream, args=(archive, pieces, abandoned, connect_seconds), daemon=True).start()
     deadline = time.monotonic() + total_seconds
     data = bytearray()
     told = 0
@@ -97,16 +93,13 @@ def download(
                     f"{archive.size_bytes} bytes; try again later"
                 ) from None
             if isinstance(piece, Exception):
-                raise UnavailableError(
-                    f"expected to fetch {archive.url}, got: {piece}; check the network"
-                ) from piece
+                raise UnavailableError(f"expected to fetch {archive.url}, got: {piece}; check the network") from piece
             if not piece:
                 return verified(bytes(data), archive.sha256, archive.url)
             data += piece
             if len(data) > archive.size_bytes:
-                raise IntegrityError(
-                    f"{archive.url}: expected {archive.size_bytes} bytes, got more; "
-                    "the archive was changed or replaced"
+                raise UsageError(
+                    f"{archive.url}: expected {archive.size_bytes} bytes, got more; the archive was changed or replaced"
                 )
             tenth = 10 * len(data) // archive.size_bytes
             if tenth > told:
@@ -151,7 +144,7 @@ def fetch_wheel(
 
     Raises:
         UnavailableError: If pip is missing, fails or takes too long.
-        IntegrityError: If what arrived is not that wheel.
+        UsageError: If what arrived is not that wheel.
     """
     arguments = [
         *command,
@@ -172,8 +165,7 @@ def fetch_wheel(
         )
     except subprocess.TimeoutExpired:
         raise UnavailableError(
-            f"expected pip to fetch {wheel.requirement} within {total_seconds:g} seconds, "
-            "it did not; try again later"
+            f"expected pip to fetch {wheel.requirement} within {total_seconds:g} seconds, it did not; try again later"
         ) from None
     except OSError as error:
         raise UnavailableError(f"expected to run pip, got: {error}; install pip") from error
@@ -181,9 +173,7 @@ def fetch_wheel(
         last = (done.stderr.strip() or "no message").splitlines()[-1]
         if "No space left" in done.stderr:
             last = "the disk is full"
-        raise UnavailableError(
-            f"expected pip to fetch {wheel.requirement}, it failed: {last}; check the network"
-        )
+        raise UnavailableError(f"expected pip to fetch {wheel.requirement}, it failed: {last}; check the network")
     path = scratch / wheel.file_name
     try:
         data = path.read_bytes()
@@ -204,13 +194,12 @@ def members(data: bytes, names: Mapping[str, str], where: str) -> dict[str, byte
         where: What to call the archive in an error.
 
     Raises:
-        IntegrityError: If the archive is cut or damaged, or lacks a member.
+        UsageError: If the archive is cut or damaged, or lacks a member.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return {short: archive.read(name) for short, name in names.items()}
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError) as error:
-        raise IntegrityError(
-            f"{where}: expected a whole zip archive with {', '.join(names.values())}, "
-            f"got: {error}; fetch it again"
+        raise UsageError(
+            f"{where}: expected a whole zip archive with {', '.join(names.values())}, got: {error}; fetch it again"
         ) from error

@@ -43,7 +43,6 @@ def store(dataset: Dataset, home: Path) -> None:
         OSError: If the disk is full or may not be written; nothing is left behind.
     """
     target = folder(home, dataset.name)
-    target.parent.mkdir(parents=True, exist_ok=True)
     with scratch(target.parent, f".{dataset.name}-") as temporary:
         filled = temporary / dataset.name
         filled.mkdir()
@@ -80,8 +79,7 @@ def load(name: str, home: Path) -> Dataset:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
-            f"expected the data set {name} in {place}, got nothing; "
-            f"run `silhouette data get {name}`"
+            f"expected the data set {name} in {place}, got nothing; run `silhouette data get {name}`"
         ) from None
     except ValueError as error:
         raise IntegrityError(f"{path}:1: not a manifest ({error}); {_again(name)}") from error
@@ -94,8 +92,7 @@ def load(name: str, home: Path) -> Dataset:
     found = digest(tables)
     if found != manifest.get("digest"):
         raise IntegrityError(
-            f"{place}: expected tables with SHA-256 {manifest.get('digest')}, got {found}; "
-            + _again(name)
+            f"{place}: expected tables with SHA-256 {manifest.get('digest')}, got {found}; " + _again(name)
         )
     return Dataset(**{**vars(tables), "digest": found})
 
@@ -108,9 +105,13 @@ def _again(name: str) -> str:
 def scratch(parent: Path, prefix: str) -> Iterator[Path]:
     """Yield an empty folder inside `parent` that is gone afterwards, whatever happens.
 
+    Folders above it are made if missing; those that would stay empty go away with it.
+
     What a killed process left behind is removed by the next one, once it is a day old, so that
     a folder in use by a neighbour is never touched.
     """
+    made = [place for place in (parent, *parent.parents) if not place.exists()]
+    parent.mkdir(parents=True, exist_ok=True)
     for old in parent.glob(f"{prefix}*.partial"):
         if _age_seconds(old) > 86_400:
             shutil.rmtree(old, ignore_errors=True)
@@ -119,6 +120,9 @@ def scratch(parent: Path, prefix: str) -> Iterator[Path]:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # the first one that is not empty ends it
+            for place in made:
+                place.rmdir()
 
 
 def _age_seconds(path: Path) -> float:
@@ -182,9 +186,7 @@ def _items_table(catalogue: Catalogue) -> pa.Table:
             "item": pa.array(catalogue.items, pa.string()),
             "title": pa.array(catalogue.titles, pa.string()),
             "text": pa.array(catalogue.texts, pa.string()),
-            "categories": pa.array(
-                [np.flatnonzero(row).tolist() for row in membership], pa.list_(pa.int32())
-            ),
+            "categories": pa.array([np.flatnonzero(row).tolist() for row in membership], pa.list_(pa.int32())),
             "content": pa.array(catalogue.content.tolist(), pa.list_(pa.float32())),
         }
     )
@@ -192,9 +194,7 @@ def _items_table(catalogue: Catalogue) -> pa.Table:
 
 def _read(place: Path, manifest: dict[str, object]) -> Tables:
     names = cast("list[str]", manifest["tables"])
-    frames: dict[str, pd.DataFrame] = {
-        name: pq.read_table(place / f"{name}.parquet").to_pandas() for name in names
-    }
+    frames: dict[str, pd.DataFrame] = {name: pq.read_table(place / f"{name}.parquet").to_pandas() for name in names}
     items = pq.read_table(place / "items.parquet").to_pydict()
     categories = tuple(cast("list[str]", manifest["categories"]))
     matrix = np.zeros((len(items["item"]), len(categories)), dtype=np.float32)

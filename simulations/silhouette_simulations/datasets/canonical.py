@@ -57,7 +57,7 @@ def check(tables: Tables) -> None:
     known = pd.Index(users["user"])
     if known.has_duplicates:
         row = int(known.duplicated().argmax())
-        _refuse(tables, "users", row, f"user {known[row]!r} occurs twice")
+        _refuse(tables, "users", row, "the user occurs twice")
     items = pd.Index(tables.catalogue.items)
     for name, column, index in (
         ("events", "user", known),
@@ -72,12 +72,12 @@ def check(tables: Tables) -> None:
             position = index.get_indexer(pd.Index(table[column]))
             if (position < 0).any():
                 row = int((position < 0).argmax())
-                what = f"{column} {table[column].iloc[row]!r} is not in the data set's {column}s"
+                what = f"{column} is not in the data set's {column}s"
                 _refuse(tables, name, row, what)
     silent = pd.Index(events["user"].unique()).get_indexer(known) < 0
     if silent.any():
         row = int(silent.argmax())
-        _refuse(tables, "users", row, f"user {known[row]!r} has no events")
+        _refuse(tables, "users", row, "the user has no events")
     _check_times(tables)
 
 

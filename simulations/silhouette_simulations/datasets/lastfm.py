@@ -48,9 +48,7 @@ def read_lastfm_2k(source: Path) -> Tables:
     artists = _table(source, "artists.dat", ("id", "name"))
     words = _table(source, "tags.dat", ("tagID", "tagValue"), encoding="latin-1")
     friends = _table(source, "user_friends.dat", ("userID", "friendID"))
-    tagged = _table(
-        source, "user_taggedartists.dat", ("userID", "artistID", "tagID", "day", "month", "year")
-    )
+    tagged = _table(source, "user_taggedartists.dat", ("userID", "artistID", "tagID", "day", "month", "year"))
     catalogue = _catalogue(artists, read_texts(source / "item_text_llm_CoLaKG.json"))
     people = listened.identifiers("userID")
     users = pd.DataFrame({"user": people.drop_duplicates().sort_values(key=_as_numbers)})
@@ -90,9 +88,7 @@ def read_lastfm_2k(source: Path) -> Tables:
 
 def _table(source: Path, name: str, columns: tuple[str, ...], encoding: str = "utf-8") -> Rows:
     path = source / name
-    return parse(
-        read_file(path), str(path), columns, separator="\t", header=True, encoding=encoding
-    )
+    return parse(read_file(path), str(path), columns, separator="\t", header=True, encoding=encoding)
 
 
 def _as_numbers(ids: pd.Series) -> pd.Series:

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from silhouette_shared.catalogue import Catalogue
-from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
+from silhouette_shared.errors import UnavailableError, UsageError
 from silhouette_shared.schema import LAST_TIME
 
 from .archives import Archive, Wheel, download, fetch_wheel, members, verified
@@ -35,9 +35,7 @@ RECBOLE: Final = Wheel(
     file_name="recbole-1.2.1-py3-none-any.whl",
     sha256="9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
 )
-PUBLISHER_MEMBERS: Final = MappingProxyType(
-    {name: f"ml-100k/{name}" for name in ("u.data", "u.item", "u.user")}
-)
+PUBLISHER_MEMBERS: Final = MappingProxyType({name: f"ml-100k/{name}" for name in ("u.data", "u.item", "u.user")})
 RECBOLE_MEMBERS: Final = MappingProxyType(
     {name: f"recbole/dataset_example/ml-100k/ml-100k.{name}" for name in ("inter", "item", "user")}
 )
@@ -174,22 +172,19 @@ def fetch_ml_100k(
 
     Raises:
         UnavailableError: If neither can be reached.
-        IntegrityError: If the wheel is not the one it should be. A wrong archive from the
+        UsageError: If the wheel is not the one it should be. A wrong archive from the
             publisher is reported and the wheel is tried.
     """
     progress(f"fetching {publisher.url}")
     try:
         data = download(publisher, connect_seconds=connect_seconds, progress=progress)
         return from_publisher(members(data, PUBLISHER_MEMBERS, publisher.url), publisher.url)
-    except (UnavailableError, IntegrityError) as error:
+    except (UnavailableError, UsageError) as error:
         refusal = str(error)
         progress(f"{refusal}")
     progress(f"fetching the copy inside {wheel.requirement} with pip (nothing is installed)")
     try:
-        if pip is None:
-            data = fetch_wheel(wheel, scratch)
-        else:
-            data = fetch_wheel(wheel, scratch, command=pip)
+        data = fetch_wheel(wheel, scratch) if pip is None else fetch_wheel(wheel, scratch, command=pip)
     except UnavailableError as error:
         raise UnavailableError(
             f"expected to fetch ml-100k, got: {refusal} | {error} | or put ml-100k.zip into a "
@@ -202,8 +197,7 @@ def read_ml_100k(source: Path, *, publisher: Archive = PUBLISHER, wheel: Wheel =
     """Read MovieLens 100K from a folder that holds one of the two archives, or from the archive.
 
     Raises:
-        UsageError: If neither archive is there.
-        IntegrityError: If it is not the published one.
+        UsageError: If neither archive is there, or it is not the published one.
     """
     for name, sha256, names, read in (
         ("ml-100k.zip", publisher.sha256, PUBLISHER_MEMBERS, from_publisher),
@@ -277,9 +271,7 @@ def from_recbole(files: Mapping[str, bytes], where: str) -> Tables:
     )
     titles = [
         "unknown" if year == _NO_TITLE else f"{title} ({year})"
-        for title, year in zip(
-            item.text("movie_title:token_seq"), item.text("release_year:token"), strict=True
-        )
+        for title, year in zip(item.text("movie_title:token_seq"), item.text("release_year:token"), strict=True)
     ]
     genres = [words.split() for words in item.text("class:token_seq")]
     return _ml_100k(
@@ -314,9 +306,7 @@ def _renamed(rows: Rows, names: Mapping[str, str]) -> Rows:
     return Rows(rows.where, rows.first_line, columns)
 
 
-def _ml_100k(
-    data: Rows, user: Rows, item: Rows, titles: Sequence[str], matrix: NDArray[np.float32]
-) -> Tables:
+def _ml_100k(data: Rows, user: Rows, item: Rows, titles: Sequence[str], matrix: NDArray[np.float32]) -> Tables:
     ages = user.integers("age", 0, 130, "an age in years")
     bands = np.searchsorted(np.array(list(_AGES)), np.maximum(ages, 1), side="right") - 1
     users = pd.DataFrame(
@@ -366,7 +356,7 @@ def _movielens(
     data.known("user", users["user"], user.where)
     data.known("item", pd.Series(catalogue.items), item.where)
     silent = ~users["user"].isin(events["user"].unique()).to_numpy()
-    user.refuse_where(silent, "user", f"a user with events in {data.where}")
+    user.refuse_where(silent, "user", f"a user with events in {data.where}", "one without")
     return Tables(
         name=name,
         events=events,
@@ -382,9 +372,7 @@ def _constant(value: str | None, rows: Rows) -> pd.Series:
     return pd.Series([value], dtype=dtype).repeat(len(rows)).reset_index(drop=True)
 
 
-def _membership(
-    rows: Rows, members_of: Sequence[Sequence[str]], genres: Sequence[str]
-) -> NDArray[np.float32]:
+def _membership(rows: Rows, members_of: Sequence[Sequence[str]], genres: Sequence[str]) -> NDArray[np.float32]:
     position = {genre: number for number, genre in enumerate(genres)}
     matrix = np.zeros((len(members_of), len(genres)), dtype=np.float32)
     for row, words in enumerate(members_of):

@@ -40,12 +40,15 @@ class Rows:
         """Raise the `UsageError` for a row, counted from 0."""
         raise UsageError(f"{self.where}:{self.first_line + row}: {reason}")
 
-    def refuse_where(self, bad: NDArray[np.bool_], column: str, expected: str) -> None:
-        """Refuse the file if any row of `bad` is true, naming the first one's value."""
+    def refuse_where(self, bad: NDArray[np.bool_], column: str, expected: str, got: str | None = None) -> None:
+        """Refuse the file if any row of `bad` is true.
+
+        The message names the first bad value or, in its place, `got`: errors never show who or what an event is about.
+        """
         if bad.any():
             row = int(bad.argmax())
-            value = self.columns[column][row].as_py()[:_SHOWN]
-            self.refuse(row, f"expected {expected} in column {column}, got {value!r}")
+            what = repr(self.columns[column][row].as_py()[:_SHOWN]) if got is None else got
+            self.refuse(row, f"expected {expected} in column {column}, got {what}")
 
     def text(self, column: str) -> pd.Series:
         """Return a column as it is, surrounding white space removed; empty values are allowed."""
@@ -53,7 +56,7 @@ class Rows:
 
     def identifiers(self, column: str) -> pd.Series:
         """Return a column of ids, which are whole numbers without leading zeros, as text."""
-        self._match(column, _IDENTIFIER, "a whole number as id")
+        self._match(column, _IDENTIFIER, "a whole number as id", "something else")
         return cast(pd.Series, self.columns[column].to_pandas())
 
     def integers(self, column: str, low: int, high: int, what: str) -> NDArray[np.int64]:
@@ -81,16 +84,16 @@ class Rows:
         """Refuse a value of `column` that does not occur in `values`, a column of file `where`."""
         # Arrow's own lookup: that of pandas' text columns walks through Python.
         found = pc.is_in(self.columns[column], value_set=pa.array(values, pa.string()))
-        self.refuse_where(~np.asarray(found, dtype=bool), column, f"a value listed in {where}")
+        self.refuse_where(~np.asarray(found, dtype=bool), column, f"a value listed in {where}", "one that is not")
 
     def unique(self, column: str) -> None:
         """Refuse a value of `column` that occurs a second time."""
         again = self.columns[column].to_pandas().duplicated().to_numpy()
-        self.refuse_where(again, column, "every value once")
+        self.refuse_where(again, column, "every value once", "one again")
 
-    def _match(self, column: str, pattern: str, what: str) -> None:
+    def _match(self, column: str, pattern: str, what: str, got: str | None = None) -> None:
         good = pc.match_substring_regex(self.columns[column], pattern)
-        self.refuse_where(~np.asarray(good, dtype=bool), column, what)
+        self.refuse_where(~np.asarray(good, dtype=bool), column, what, got)
 
 
 def parse(
@@ -160,9 +163,7 @@ def parse(
     return Rows(where, 2 if header else 1, found)
 
 
-def _header(
-    data: bytes, where: str, columns: Sequence[str], separator: str, encoding: str
-) -> list[str]:
+def _header(data: bytes, where: str, columns: Sequence[str], separator: str, encoding: str) -> list[str]:
     line = data[: data.find(b"\n")].removeprefix(b"\xef\xbb\xbf").rstrip(b"\r")
     try:
         names = line.decode(encoding).split(separator)
@@ -170,16 +171,13 @@ def _header(
         names = []
     missing = [name for name in columns if name not in names]
     if missing or len(set(names)) != len(names):
-        raise UsageError(
-            f"{where}:1: expected the columns {', '.join(columns)}, each once, "
-            f"got {line[:200].decode(encoding, 'replace')!r}"
-        )
+        # Without its header, the line would be somebody's event: it is not shown.
+        got = f"none called {', '.join(missing)}" if missing else "one twice"
+        raise UsageError(f"{where}:1: expected the columns {', '.join(columns)}, each once, got {got}")
     return names
 
 
-def _blame(
-    data: bytes, where: str, names: Sequence[str], separator: str, encoding: str
-) -> NoReturn:
+def _blame(data: bytes, where: str, names: Sequence[str], separator: str, encoding: str) -> NoReturn:
     """Find the line that could not be read; slow, and only for a file that is refused."""
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
@@ -189,8 +187,7 @@ def _blame(
         fields = text.count(separator) + 1
         if fields != len(names):
             raise UsageError(
-                f"{where}:{number}: expected {len(names)} fields, got {fields}; "
-                "the file may be cut or damaged"
+                f"{where}:{number}: expected {len(names)} fields, got {fields}; the file may be cut or damaged"
             )
         if "\r" in text or "\x1f" in text:
             raise UsageError(f"{where}:{number}: expected plain text, got a control character")

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Final
 
 from silhouette_shared.errors import IntegrityError, UsageError
+from silhouette_simulations.disk import require_space
 
 from . import cache
 from .base import Dataset, DatasetInfo, Tables
@@ -73,13 +74,14 @@ def get(
 
     Raises:
         UsageError: If the name is unknown, the data set cannot be fetched without a folder, or
-            a file is refused, with file, line and reason.
+            a file is refused, with file, line and reason, or a checksum that differs, or the
+            disk has too little room.
         UnavailableError: If it cannot be reached.
-        IntegrityError: If a checksum differs.
-        OSError: If the disk is full.
+        OSError: If the disk becomes full.
     """
     known = info(name)
     if source is not None:
+        require_space(home, _room(known, source), option="--home")
         dataset = sealed(_READ[name](source))
     else:
         try:
@@ -93,9 +95,8 @@ def get(
                 f"expected a folder with {', '.join(known.files)} ({known.licence}), got none; "
                 f"run `silhouette data get {name} --from FOLDER`"
             )
-        parent = cache.folder(home, name).parent
-        parent.mkdir(parents=True, exist_ok=True)
-        with cache.scratch(parent, f".{name}-fetch-") as scratch:
+        require_space(home, _room(known, None), option="--home")
+        with cache.scratch(cache.folder(home, name).parent, f".{name}-fetch-") as scratch:
             dataset = sealed(fetchers[name](scratch, progress))
     found = (len(dataset.users), len(dataset.catalogue), len(dataset.events))
     if found != known.sizes:
@@ -105,6 +106,13 @@ def get(
         )
     cache.store(dataset, home)
     return dataset
+
+
+def _room(known: DatasetInfo, source: Path | None) -> int:
+    """Bytes that getting a data set may take: what is read or fetched, and its tables, rather too much."""
+    sizes = [] if source is None else [path.stat().st_size for path in source.glob("*") if path.is_file()]
+    events = known.sizes[2] if source is None else 0
+    return 2 * sum(sizes) + 200 * events + 1_000_000
 
 
 def load(name: str, *, home: Path) -> Dataset:

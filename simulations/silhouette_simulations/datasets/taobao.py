@@ -25,9 +25,7 @@ TAOBAO: Final = DatasetInfo(
     fetched=False,
 )
 
-_BEHAVIOURS: Final = MappingProxyType(
-    {"buy": "purchase", "cart": "cart", "fav": "favourite", "pv_of_bought": "view"}
-)
+_BEHAVIOURS: Final = MappingProxyType({"buy": "purchase", "cart": "cart", "fav": "favourite", "pv_of_bought": "view"})
 
 
 def read_taobao(source: Path) -> Tables:

@@ -194,9 +194,7 @@ def paired_difference(
 
     Every pair resamples the same people, so that differences of one comparison fit together.
     """
-    return paired_bootstrap(
-        left, right, generator=source.torch_generator(), resamples=resamples, level=LEVEL
-    )
+    return paired_bootstrap(left, right, generator=source.torch_generator(), resamples=resamples, level=LEVEL)
 
 
 class _Gains:
@@ -242,8 +240,7 @@ def _load(folder: Path) -> _Loaded:
     )
     if not header.complete:
         raise UsageError(
-            f"{folder}: expected a complete run, got an unfinished one; "
-            "go on with it by `silhouette sim run --resume`"
+            f"{folder}: expected a complete run, got an unfinished one; go on with it by `silhouette sim run --resume`"
         )
     if not loaded.ranks:
         raise UsageError(f"{folder / 'ranks.parquet'}: expected somebody's ranks, got none")
@@ -295,8 +292,7 @@ def _pairs(
         chosen = row or ("federated" if "federated" in rows else rows[0])
         if len(rows) == 1:
             raise UsageError(
-                f"expected a second row or a second plan to compare with, got only {chosen}; "
-                "name another run folder"
+                f"expected a second row or a second plan to compare with, got only {chosen}; name another run folder"
             )
         for name in rows:
             if name != chosen:
@@ -317,8 +313,7 @@ def _labels(plans: Sequence[Plan]) -> list[str]:
     differing = [
         key
         for key in dict.fromkeys(key for settings in flat for key in settings)
-        if key not in ("name", "seed", "note")
-        and len({repr(settings.get(key)) for settings in flat}) > 1
+        if key not in ("name", "seed", "note") and len({repr(settings.get(key)) for settings in flat}) > 1
     ]
     labels: list[str] = []
     for plan, settings in zip(plans, flat, strict=True):

@@ -134,9 +134,7 @@ class Fields:
 
     def _damage(self, name: str, expected: str, got: object) -> IntegrityError:
         shown = "nothing" if got is None or got == "" else repr(got)[:60]
-        return IntegrityError(
-            f"{self.place}: expected {expected} as {name}, got {shown}; run the simulation again"
-        )
+        return IntegrityError(f"{self.place}: expected {expected} as {name}, got {shown}; run the simulation again")
 
 
 def read_text(path: Path) -> str:
@@ -152,8 +150,7 @@ def read_text(path: Path) -> str:
         raise missing(path) from None
     except UnicodeDecodeError as error:
         raise IntegrityError(
-            f"{path}: expected UTF-8 text, got other bytes at {error.start}; "
-            "run the simulation again"
+            f"{path}: expected UTF-8 text, got other bytes at {error.start}; run the simulation again"
         ) from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}; check the path") from None

@@ -159,7 +159,7 @@ def bar_chart(
     pitch, thickness = (46.0, 14.0) if narrow else (34.0, 18.0)
     top = 30.0 if reference is not None else 10.0
     bottom = top + pitch * len(bars)
-    scale = ticks(0.0, max(max(bar.high, bar.value) for bar in bars), 4 if narrow else 6)
+    scale = ticks(0.0, max(max(bar.high, bar.value) for bar in bars), 3 if narrow else 6)
     decimals = _decimals(scale)
     svg = _svg(width, bottom + 46, title, "chart")
 
@@ -168,29 +168,32 @@ def bar_chart(
 
     for tick in scale:
         _line(svg, x_at(tick), top, x_at(tick), bottom, "base" if tick == 0 else "grid")
-        _text(svg, x_at(tick), bottom + 20, f"{tick:.{decimals}f}", "tick middle")
+        # Bars of the narrow picture start at its edge, where a centred label would be cut.
+        anchor = "tick" if narrow and tick == 0 else "tick middle"
+        _text(svg, x_at(tick), bottom + 20, f"{tick:.{decimals}f}", anchor)
     _text(svg, (left + right) / 2, bottom + 40, x_label, "axis-name middle")
-    for number, bar in enumerate(bars):
-        middle = top + pitch * number + (pitch * 0.68 if narrow else pitch / 2)
-        if narrow:
-            _text(svg, left, middle - thickness / 2 - 6, bar.label, _strong("label", bar.emphasis))
-        else:
-            _text(svg, left - 12, middle + 4, bar.label, _strong("label end", bar.emphasis))
+    middles = [top + pitch * number + (pitch * 0.68 if narrow else pitch / 2) for number in range(len(bars))]
+    for bar, middle in zip(bars, middles, strict=True):
         _rectangle(svg, left, middle - thickness / 2, x_at(bar.value) - left, thickness, bar.kind)
-        _line(svg, x_at(bar.low), middle, x_at(bar.high), middle, "whisker")
-        for end in (bar.low, bar.high):
-            _line(svg, x_at(end), middle - 4, x_at(end), middle + 4, "whisker")
-        _text(svg, width, middle + 4, f"{bar.value:.3f}", _strong("value end", bar.emphasis))
     if reference is not None:
         at = x_at(reference.value)
         _line(svg, at, top - 8, at, bottom, "reference")
         name = f"{reference.label} {reference.value:.3f}"
         half = _CHARACTER * len(name) / 2
         _text(svg, min(max(at, half), width - half), top - 14, name, "tick middle")
+    for bar, middle in zip(bars, middles, strict=True):
+        if narrow:
+            _text(svg, left, middle - thickness / 2 - 6, bar.label, _strong("label", bar.emphasis))
+        else:
+            _text(svg, left - 12, middle + 4, bar.label, _strong("label end", bar.emphasis))
+        _line(svg, x_at(bar.low), middle, x_at(bar.high), middle, "whisker")
+        for end in (bar.low, bar.high):
+            _line(svg, x_at(end), middle - 4, x_at(end), middle + 4, "whisker")
+        _text(svg, width, middle + 4, f"{bar.value:.3f}", _strong("value end", bar.emphasis))
     return _write(svg)
 
 
-def weight_bars(weights: Sequence[tuple[str, float]], *, title: str, width: int = 300) -> str:
+def weight_bars(weights: Sequence[tuple[str, float]], *, title: str, width: int = 264) -> str:
     """Shares between 0 and 1 as thin bars with their percentage, in the order given.
 
     Args:
@@ -283,9 +286,7 @@ def _line(parent: ET.Element, x1: float, y1: float, x2: float, y2: float, kind: 
     )
 
 
-def _rectangle(
-    parent: ET.Element, x: float, y: float, width: float, height: float, kind: str
-) -> None:
+def _rectangle(parent: ET.Element, x: float, y: float, width: float, height: float, kind: str) -> None:
     ET.SubElement(
         parent,
         "rect",

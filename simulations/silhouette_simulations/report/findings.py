@@ -37,9 +37,7 @@ def findings(run: Run) -> tuple[Finding, ...]:
         *_cost(run),
         *_against_popularity(run),
     ]
-    return tuple(found) or (
-        Finding("This run holds only one kind of row, so there is nothing to compare."),
-    )
+    return tuple(found) or (Finding("This run holds only one kind of row, so there is nothing to compare."),)
 
 
 def score(value: float) -> str:
@@ -50,6 +48,15 @@ def score(value: float) -> str:
     """
     text = f"{value:.3f}"
     return "0.000" if text == "-0.000" else text
+
+
+def setting(value: float | None) -> str:
+    """A setting or an epsilon with as many digits as it needs, at most four.
+
+    >>> setting(1e-5), setting(1.8301), setting(None)
+    ('1e-5', '1.83', '–')
+    """
+    return "–" if value is None else f"{value:.4g}".replace("e-0", "e-")
 
 
 def _federation(run: Run) -> list[Finding]:
@@ -76,18 +83,14 @@ def _pooling(run: Run) -> list[Finding]:
     pooled, together = run.row("pooled"), run.row("federated")
     if pooled is None or together is None:
         return []
-    start = (
-        f"Pooling all records in one place, which the partners may not do, reaches "
-        f"{score(pooled.ndcg_at_10)}"
-    )
+    start = f"Pooling all records in one place, which the partners may not do, reaches {score(pooled.ndcg_at_10)}"
     return _finding(
         run,
         pooled,
         together,
         above=f"{start}: keeping them apart costs {{amount}}.",
         below=(
-            f"{start}, {{amount}} less than training together; pooling should not lose, "
-            "so its settings deserve a look."
+            f"{start}, {{amount}} less than training together; pooling should not lose, so its settings deserve a look."
         ),
         unclear=f"{start}, no clear difference to training together.",
     )
@@ -120,7 +123,7 @@ def _cost(run: Run) -> list[Finding]:
     budget = ""
     if run.privacy.epsilon is not None:
         budget = f" (epsilon {run.privacy.epsilon:.2f}"
-        budget += f" at delta {run.privacy.delta:g})" if run.privacy.delta else ")"
+        budget += f" at delta {setting(run.privacy.delta)})" if run.privacy.delta else ")"
     start = f"With privacy{budget}, training together reaches {score(private.ndcg_at_10)}"
     if together is None:
         return [Finding(f"{start}.")]
@@ -148,8 +151,7 @@ def _against_popularity(run: Run) -> list[Finding]:
         private,
         popular,
         above=(
-            f"The private model is {{amount}} above {everybody}: what it learnt under privacy "
-            "is more than popularity."
+            f"The private model is {{amount}} above {everybody}: what it learnt under privacy is more than popularity."
         ),
         below=(
             f"The private model is {{amount}} below {everybody}: at this privacy and with so few "
@@ -177,14 +179,12 @@ def _finding(
     The amount is also given as a share of `base`, or of `right` without one.
     """
     source = ReproducibleSource(0).child("compare")  # as `compare` does by default
-    gains = [
-        ndcg_gains(torch.from_numpy(np.array(run.ranks[row.name].ranks))) for row in (left, right)
-    ]
+    gains = [ndcg_gains(torch.from_numpy(np.array(run.ranks[row.name].ranks))) for row in (left, right)]
     interval = paired_difference(gains[0], gains[1], source=source)
     base = base or right
     amount = score(abs(interval.mean))
     if base.ndcg_at_10 > 0:
-        amount += f" ({100 * abs(interval.mean) / base.ndcg_at_10:.0f} %)"
+        amount += f" ({100 * abs(interval.mean) / base.ndcg_at_10:.0f}\u00a0%)"
     sentence = above if interval.low > 0 else below if interval.high < 0 else unclear
     compared = f"{left.label} minus {_lower(right.label)}"
     return [Finding(sentence.replace("{amount}", amount), compared, interval)]

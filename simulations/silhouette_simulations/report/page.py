@@ -5,6 +5,7 @@ The page is written whole or not at all: to a temporary file beside it, then ren
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,11 +24,11 @@ from silhouette_simulations.report.figures import (
     line_chart,
     weight_bars,
 )
-from silhouette_simulations.report.findings import findings, score
-from silhouette_simulations.report.reading import Person, Run, read_people, read_run
+from silhouette_simulations.report.findings import findings, score, setting
+from silhouette_simulations.report.reading import AttributeRow, Person, Run, read_people, read_run
 
 REPORT = "report.html"
-WIDE, NARROW = 760, 340
+WIDE, NARROW = 864, 340
 """Widths in pixels for which every chart is drawn; the style sheet shows the one that fits."""
 
 _CURVES = ("federated", "federated_private", "pooled", "local_only")
@@ -78,11 +79,12 @@ def render(run: Run, people: Sequence[Person]) -> str:
         "signed": _signed,
         "count": lambda value: f"{value:,}",
         "percent": lambda value: f"{100 * value:.1f} %",
-        "figures": _significant,
+        "figures": setting,
         "duration": duration,
         "day": lambda value: f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d}",
         "words": words,
     }
+    environment.tests["above_majority"] = _above_majority
     privacy = run.privacy
     return environment.get_template("page.html").render(
         run=run,
@@ -98,9 +100,8 @@ def render(run: Run, people: Sequence[Person]) -> str:
         epsilon_picture=_epsilon_picture(run),
         spent={one.partner: one for one in privacy.partners},
         alike=len({(one.epsilon, one.noise_multiplier) for one in privacy.partners}) <= 1,
-        partner_rows=[
-            row for row in run.rows if any(one.row == row.name for one in run.partner_scores)
-        ],
+        partner_rows=[row for row in run.rows if any(one.row == row.name for one in run.partner_scores)],
+        attributes=_by_attribute(run),
         partner_scores={(one.partner, one.row): one for one in run.partner_scores},
         long=_LONG,
         people=[(person, _weights(person)) for person in people],
@@ -142,11 +143,6 @@ def _signed(value: float) -> str:
     return text.replace("-", "\u2212") if text.startswith("-") else f"+{text}"
 
 
-def _significant(value: float | None) -> str:
-    """A setting or an epsilon with as many digits as it needs, at most four."""
-    return "–" if value is None else f"{value:.4g}"
-
-
 def _moment(written: str) -> str:
     """An ISO 8601 time as a person writes it, in UTC; what is none is shown as it stands."""
     try:
@@ -156,6 +152,19 @@ def _moment(written: str) -> str:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _above_majority(one: AttributeRow) -> bool:
+    """Whether an accuracy is more than two standard errors above the majority rate."""
+    rate = one.majority_rate
+    error = math.sqrt(rate * (1 - rate) / max(1, one.people))
+    return one.accuracy > rate + 2 * error
+
+
+def _by_attribute(run: Run) -> list[AttributeRow]:
+    """Scores of one attribute stand together, so that rows can be compared."""
+    order = list(dict.fromkeys(one.attribute for one in run.attributes))
+    return sorted(run.attributes, key=lambda one: order.index(one.attribute))
 
 
 def _rows_picture(run: Run) -> Picture:
@@ -172,9 +181,7 @@ def _rows_picture(run: Run) -> Picture:
     ]
     popular = run.row("popularity")
     reference = None if popular is None else Reference("popularity", popular.ndcg_at_10)
-    title = "NDCG@10 of every row: " + ", ".join(
-        f"{bar.label} {score(bar.value)}" for bar in bars
-    )
+    title = "NDCG@10 of every row: " + ", ".join(f"{bar.label} {score(bar.value)}" for bar in bars)
     wide, narrow = (
         Markup(  # noqa: S704 - built as an XML tree, so every label in it is escaped
             bar_chart(
@@ -220,11 +227,7 @@ def _curve(run: Run, name: str) -> tuple[tuple[float, float], ...]:
             sums[one.round] = sums.get(one.round, 0.0) + weight * one.ndcg_at_10
             heard[one.round] = heard.get(one.round, 0) + weight
     # A round that some partners have not reached would be a mean over other people.
-    return tuple(
-        (float(number), sums[number] / everybody)
-        for number in sorted(sums)
-        if heard[number] == everybody > 0
-    )
+    return tuple((float(number), sums[number] / everybody) for number in sorted(sums) if heard[number] == everybody > 0)
 
 
 def _epsilon_picture(run: Run) -> Picture | None:
@@ -234,12 +237,10 @@ def _epsilon_picture(run: Run) -> Picture | None:
     last = max(points)
     title = f"Epsilon spent against rounds, {last[1]:.2f} after round {last[0]:.0f}"
     budget = Reference(f"Budget of the plan, {run.plan.privacy.epsilon:g}", run.plan.privacy.epsilon)
-    return _lines([Line("federated_private", "Epsilon spent", points)], title, "Epsilon", budget)
+    return _lines([Line("epsilon", "Epsilon spent", points)], title, "Epsilon", budget)
 
 
-def _lines(
-    lines: Sequence[Line], title: str, y_label: str, reference: Reference | None
-) -> Picture:
+def _lines(lines: Sequence[Line], title: str, y_label: str, reference: Reference | None) -> Picture:
     wide, narrow = (
         Markup(  # noqa: S704 - as above
             line_chart(
@@ -260,9 +261,7 @@ def _weights(person: Person) -> Markup | None:
     if not person.weights:
         return None
     weights = sorted(person.weights, key=lambda entry: -entry[1])
-    title = "Dimension weights: " + ", ".join(
-        f"{words(name)} {100 * weight:.0f} %" for name, weight in weights
-    )
+    title = "Dimension weights: " + ", ".join(f"{words(name)} {100 * weight:.0f} %" for name, weight in weights)
     shown = [(words(name), weight) for name, weight in weights]
     return Markup(weight_bars(shown, title=title))  # noqa: S704 - as above
 

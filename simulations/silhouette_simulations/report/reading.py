@@ -13,8 +13,8 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow
-import pyarrow.parquet
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from silhouette_shared.config import Plan, read_plan
 from silhouette_shared.errors import IntegrityError
@@ -262,9 +262,7 @@ def read_header(folder: Path) -> Header:
         backend=fields.text("backend"),
         versions=tuple((name, versions.text(name, "unknown")) for name in versions.values),
         dataset=fields.text("dataset") if named is None else named.text("name"),
-        dataset_digest=(
-            fields.text("dataset_digest", "") if named is None else named.text("digest", "")
-        ),
+        dataset_digest=(fields.text("dataset_digest", "") if named is None else named.text("digest", "")),
         users=fields.count("users"),
         items=fields.count("items"),
         events=fields.count("events"),
@@ -340,9 +338,7 @@ def read_ranks(folder: Path) -> dict[str, Ranks]:
         order = np.argsort(users[chosen], kind="stable")
         people = users[chosen][order]
         if len(set(people.tolist())) != len(people):
-            raise IntegrityError(
-                f"{path}: expected every person once in the row {name}, got one twice"
-            )
+            raise IntegrityError(f"{path}: expected every person once in the row {name}, got one twice")
         found[str(name)] = Ranks(tuple(people.tolist()), ranks[chosen][order].astype(np.int64))
     return found
 
@@ -352,13 +348,11 @@ def _check_people(path: Path, rows: Sequence[Row], ranks: Mapping[str, Ranks]) -
     for row in rows:
         if row.name not in ranks:
             raise IntegrityError(
-                f"{path}: expected ranks of the row {row.name} that rows.csv names, got none; "
-                "run the simulation again"
+                f"{path}: expected ranks of the row {row.name} that rows.csv names, got none; run the simulation again"
             )
         if ranks[row.name].users != ranks[rows[0].name].users:
             raise IntegrityError(
-                f"{path}: expected the same people in every row, got others in {row.name}; "
-                "run the simulation again"
+                f"{path}: expected the same people in every row, got others in {row.name}; run the simulation again"
             )
 
 
@@ -397,7 +391,7 @@ def _places(partners: Sequence[str], wanted: int) -> list[tuple[float, str]]:
     return [(quantile, name) for quantile in quantiles for name in partners[:wanted]][:wanted]
 
 
-def _person(place: Path, partner: str, table: pyarrow.Table) -> Person:
+def _person(place: Path, partner: str, table: pa.Table) -> Person:
     fields = Fields(str(place / "profiles.parquet"), table.to_pylist()[0])
     names = table.column_names
     attributes = [
@@ -450,24 +444,23 @@ def _profiles_of(card: Path) -> str:
     return read_json(card).text("trained_as", "") if card.exists() else ""
 
 
-def _read_table(path: Path, columns: Sequence[str], user: str | None = None) -> pyarrow.Table:
+def _read_table(path: Path, columns: Sequence[str], user: str | None = None) -> pa.Table:
     if not path.is_file():
         raise missing(path)
     filters = None if user is None else [("user", "=", user)]
     try:
-        names = pyarrow.parquet.read_schema(path).names
+        names = pq.read_schema(path).names
         lacking = [name for name in columns if name not in names]
         if lacking:
             raise IntegrityError(
                 f"{path}: expected the columns {', '.join(lacking)} as well, got "
                 f"{', '.join(names)}; run the simulation again"
             )
-        return pyarrow.parquet.read_table(path, filters=filters)
-    except (pyarrow.ArrowException, OSError) as error:
+        return pq.read_table(path, filters=filters)
+    except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0][:120]
         raise IntegrityError(
-            f"{path}: expected a Parquet file, got a damaged one ({reason}); "
-            "run the simulation again"
+            f"{path}: expected a Parquet file, got a damaged one ({reason}); run the simulation again"
         ) from None
 
 
@@ -565,9 +558,7 @@ def _read_privacy(path: Path) -> PrivacyRecord:
             for name, one in spent
             if one.optional_number("epsilon") is not None
         ),
-        curve=tuple(
-            (point.count("round"), point.number("epsilon")) for point in fields.list("curve")
-        ),
+        curve=tuple((point.count("round"), point.number("epsilon")) for point in fields.list("curve")),
         warning=fields.text("warning", ""),
         trust=fields.text("trust", ""),
         evaluation=fields.text("evaluation", ""),

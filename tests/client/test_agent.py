@@ -1,0 +1,135 @@
+"""The agent answers what its plan says and refuses the rest; nothing but the update leaves."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.people import LENGTHS, MECHANISM, agent, encoder, histories, only, plan
+
+from silhouette_client import agent as agent_module
+from silhouette_client.training.release import PlainUpdate, PrivateUpdate
+from silhouette_shared.errors import RefusedError
+from silhouette_shared.model.vector import Layout, read_vector
+from silhouette_shared.wire import DescribeRequest, TrainReply, TrainRequest
+
+MODEL = read_vector(encoder(), Layout.of(encoder())).numpy()
+REQUEST = TrainRequest(run="r", round=2, plan_digest=plan().digest, parameters=MODEL)
+modes = pytest.mark.parametrize("mechanism", [None, MECHANISM], ids=["plain", "private"])
+
+
+@modes
+def test_it_describes_itself_by_name_people_plan_and_layout(mechanism: Any) -> None:
+    description = agent(mechanism=mechanism).describe(DescribeRequest(run="r", plan_digest="whatever"))
+    assert description.run == "r"
+    assert (description.partner, description.people) == ("partner-0", len(LENGTHS))
+    assert description.plan_digest == plan().digest
+    assert description.layout_digest == Layout.of(encoder()).digest
+
+
+@modes
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"plan_digest": "q" * 64}, "got qqqqqqqqqqqq; install the same plan on both sides"),
+        ({"round": 0}, "expected a round from 1 to 4, got 0"),
+        ({"round": -1}, "expected a round from 1 to 4, got -1"),
+        ({"round": 5}, "expected a round from 1 to 4, got 5"),
+        ({"parameters": MODEL[:-1]}, f"expected a model of {len(MODEL)} parameters, got shape"),
+        ({"parameters": MODEL[None]}, f"expected a model of {len(MODEL)} parameters, got shape"),
+        ({"parameters": np.where(np.arange(len(MODEL)) == 7, np.nan, MODEL)}, "expected a finite model"),
+        ({"parameters": np.where(np.arange(len(MODEL)) == 7, np.inf, MODEL)}, "expected a finite model"),
+    ],
+)
+def test_a_request_outside_the_plan_is_refused(mechanism: Any, change: dict[str, Any], message: str) -> None:
+    asked = agent(mechanism=mechanism)
+    with pytest.raises(RefusedError) as caught:
+        asked.train(replace(REQUEST, **change))
+    assert message in str(caught.value)
+
+
+def test_a_round_is_one_of_the_training_that_the_partner_agreed_to() -> None:
+    longer = plan(training=replace(plan().training, rounds=9))
+    request = replace(REQUEST, plan_digest=longer.digest, round=9)
+    agent(with_plan=longer).train(request)
+    with pytest.raises(RefusedError, match="expected a round from 1 to 4, got 9"):
+        agent(with_plan=longer, mechanism=MECHANISM).train(request)
+
+
+def test_a_partner_without_people_is_refused() -> None:
+    nobody = only(histories(), [0])
+    empty = replace(
+        nobody,
+        **{name: getattr(nobody, name)[:0] for name in ("items", "behaviours", "values", "timestamps", "attributes")},
+        offsets=torch.zeros(1, dtype=torch.int64),
+    )
+    with pytest.raises(RefusedError, match="partner-0 holds no people; a partner needs at least one"):
+        agent(empty)
+
+
+@modes
+def test_the_same_request_gives_the_same_answer_whatever_was_asked_before(mechanism: Any) -> None:
+    asked = agent(mechanism=mechanism)
+    first = asked.train(REQUEST).update
+    asked.train(replace(REQUEST, round=3))
+    assert np.array_equal(asked.train(REQUEST).update, first)
+    assert np.array_equal(agent(mechanism=mechanism).train(REQUEST).update, first)
+
+
+@modes
+def test_partners_and_rounds_answer_differently(mechanism: Any) -> None:
+    answers = [
+        agent(partner=partner, mechanism=mechanism).train(replace(REQUEST, round=number)).update
+        for partner in ("a", "b")
+        for number in (1, 2)
+    ]
+    for one in range(4):
+        assert all(not np.array_equal(answers[one], answers[other]) for other in range(one))
+
+
+@modes
+def test_an_answer_holds_the_question_and_the_update_and_nothing_else(mechanism: Any) -> None:
+    reply = agent(mechanism=mechanism).train(REQUEST)
+    assert (reply.run, reply.round, reply.plan_digest) == (REQUEST.run, REQUEST.round, REQUEST.plan_digest)
+    assert {field.name for field in fields(reply)} == {"run", "round", "plan_digest", "update"}
+    assert reply.update.dtype == np.float32
+    assert reply.update.shape == MODEL.shape
+    records = reply.encode()
+    assert {key: set(record) for key, record in records.items()} == {
+        "silhouette": {"version", "run", "round", "plan"},
+        "arrays": {"update"},
+    }
+
+
+@modes
+def test_the_request_is_left_as_it_came(mechanism: Any) -> None:
+    sent = MODEL.copy()
+    agent(mechanism=mechanism).train(replace(REQUEST, parameters=sent))
+    assert np.array_equal(sent, MODEL)
+
+
+def test_a_private_partner_never_sends_an_update_without_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = PlainUpdate(torch.zeros(len(MODEL)))
+    monkeypatch.setattr(agent_module, "train_privately", lambda *_, **__: bare)
+    with pytest.raises(RefusedError, match="expected a private update, got one without noise; nothing was sent"):
+        agent(mechanism=MECHANISM).train(REQUEST)
+    noised = PrivateUpdate(torch.zeros(len(MODEL)), MECHANISM)
+    monkeypatch.setattr(agent_module, "train_plainly", lambda *_: noised)
+    with pytest.raises(RefusedError, match="expected an update without noise, got a private one"):
+        agent().train(REQUEST)
+
+
+def test_a_private_answer_is_not_that_of_plain_training_even_with_hardly_any_noise() -> None:
+    """What leaves is a clipped sum, whose size does not depend on how far a person is from the model."""
+    quiet = replace(MECHANISM, noise_multiplier=1e-9, sampling_rate=1.0)
+    update = agent(mechanism=quiet).train(REQUEST).update
+    assert np.linalg.norm(update) <= plan().privacy.learning_rate * quiet.clip_norm * (1 + 1e-5)
+
+
+def test_what_was_sent_is_a_message_that_decodes() -> None:
+    reply = agent(mechanism=MECHANISM).train(REQUEST)
+    again = TrainReply.decode(reply.encode())
+    assert np.array_equal(again.update, reply.update)

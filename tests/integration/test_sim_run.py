@@ -1,0 +1,145 @@
+"""`silhouette sim run`: what it prints, what it leaves, and that it repeats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tests.integration.desk import PEOPLE, PLAN, WITH_TIMES, Desk, Reference, tree
+
+ROWS = ["popularity", "transition_counts", "ease", "local_only", "federated", "pooled"]
+SHORT = PLAN.replace("rounds = 3", "rounds = 2").replace(
+    "[evaluation]\n", '[evaluation]\nrows = ["popularity", "federated", "federated_private"]\n'
+)
+
+
+def test_standard_output_is_one_json_document_and_progress_is_elsewhere(reference: Reference) -> None:
+    document = reference.done.document
+    assert [row["name"] for row in document["rows"]] == ROWS
+    for row in document["rows"]:
+        assert 0 <= row["worst_partner_ndcg"] <= row["ndcg_at_10"] <= row["hr_at_10"] <= 1
+        assert row["ndcg_low"] <= row["ndcg_at_10"] <= row["ndcg_high"]
+        assert row["worst_partner"] in {"partner-0", "partner-1", "partner-2"}
+        assert row["users"] == PEOPLE
+        assert row["private"] is False
+    assert document["privacy"]["mode"] == "none"
+    assert document["seconds"] > 0
+    assert Path(document["report"]).read_text().lstrip().lower().startswith("<!doctype html")
+    for word in ("counting: popularity", "Federated: round 3 of 3", "writing profiles", str(reference.folder)):
+        assert word in reference.done.err
+    assert "Traceback" not in reference.done.err
+
+
+def test_the_run_folder_holds_what_it_should_and_pandas_reads_it(reference: Reference) -> None:
+    folder = reference.folder
+    partners = {f"partners/partner-{number}" for number in range(3)}
+    kept = {"profiles.parquet", "recommendations.parquet", "recent.parquet"}
+    assert set(tree(folder)) == {
+        *(".lock", "plan.toml", "run.json", "rounds.csv", "rows.csv", "partners.csv", "ranks.parquet"),
+        *("attributes.csv", "privacy.json", "report.html"),
+        *("model", "model/global.safetensors", "model/card.json", "partners"),
+        *partners,
+        *(f"{partner}/{name}" for partner in partners for name in kept),
+    }
+    rows = pd.read_csv(folder / "rows.csv")
+    assert list(rows["name"]) == ROWS
+    assert "seconds" not in rows
+    assert set(json.loads((folder / "run.json").read_text())["row_seconds"]) == set(ROWS)
+    assert len(pd.read_csv(folder / "partners.csv")) == 3 * len(ROWS)
+    rounds = pd.read_csv(folder / "rounds.csv")
+    trainings = ["federated", "pooled", *(f"local_only/partner-{number}" for number in range(3))]
+    assert list(rounds["row"].drop_duplicates()) == trainings
+    assert list(rounds["round"]) == [1, 2, 3] * len(trainings)
+    assert rounds["ndcg_at_10"].notna().tolist() == [False, True, True] * len(trainings)
+    ranks = pd.read_parquet(folder / "ranks.parquet")
+    assert len(ranks) == PEOPLE * len(ROWS)
+    assert ranks.groupby("row")["user"].nunique().eq(PEOPLE).all()
+    assert set(pd.read_csv(folder / "attributes.csv")["attribute"]) == {"gender", "age", "occupation"}
+
+
+def test_each_partner_has_its_own_people_and_nobody_elses(reference: Reference) -> None:
+    ranks = pd.read_parquet(reference.folder / "ranks.parquet")
+    seen: set[str] = set()
+    for partner, own in ranks.groupby("partner"):
+        users = set(own["user"])
+        for name in ("profiles", "recommendations", "recent"):
+            table = pd.read_parquet(reference.folder / "partners" / str(partner) / f"{name}.parquet")
+            assert set(table["user"]) == users
+        assert not users & seen
+        seen |= users
+        profiles = pd.read_parquet(reference.folder / "partners" / str(partner) / "profiles.parquet")
+        weights = profiles.filter(like="weight_")
+        assert weights.shape[1] == 5
+        assert weights.sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
+        top = pd.read_parquet(reference.folder / "partners" / str(partner) / "recommendations.parquet")
+        recent = pd.read_parquet(reference.folder / "partners" / str(partner) / "recent.parquet")
+        assert top.groupby("user")["position"].apply(list).map(lambda found: found == list(range(1, 11))).all()
+        assert not set(zip(top["user"], top["item"], strict=True)) & set(
+            zip(recent["user"], recent["item"], strict=True)
+        )
+    assert len(seen) == PEOPLE
+
+
+def test_no_table_outside_the_partners_names_a_person(desk: Desk, reference: Reference) -> None:
+    for name in ("rows.csv", "partners.csv", "rounds.csv", "attributes.csv"):
+        assert "user" not in pd.read_csv(reference.folder / name)
+    card = json.loads((reference.folder / "model/card.json").read_text())
+    assert card["partners"] == {"partner-0": 20, "partner-1": 20, "partner-2": 20}
+    assert not (reference.folder / "state").exists()  # it held the histories
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(desk: Desk, reference: Reference) -> None:
+    again = desk.run(desk.plan(), "--workers", 1)
+    assert again.code == 0, again.err
+    folder = Path(again.document["folder"])
+    assert tree(folder, leave_out=WITH_TIMES) == tree(reference.folder, leave_out=WITH_TIMES)
+    columns = ["row", "round", "replies", "refused", "update_norm", "hr_at_10", "ndcg_at_10"]
+    rounds = pd.read_csv(folder / "rounds.csv")[columns]
+    pd.testing.assert_frame_equal(rounds, pd.read_csv(reference.folder / "rounds.csv")[columns], check_exact=True)
+    assert again.document["rows"] == reference.done.document["rows"]
+
+    other = desk.here("sim", "run", desk.plan(), "--mode", "none", "--seed", 1, "--out", desk.out, "--format", "json")
+    assert other.code == 0, other.err
+    changed = Path(other.document["folder"])
+    assert changed.name == folder.name.removesuffix("-s0") + "-s1"
+    for name in ("rows.csv", "partners.csv", "ranks.parquet", "model/global.safetensors"):
+        assert (changed / name).read_bytes() != (folder / name).read_bytes()
+
+
+def test_with_privacy_the_document_says_what_was_spent_and_a_second_run_gets_a_number(desk: Desk) -> None:
+    first = desk.run(desk.plan(SHORT), "--mode", "local", "--epsilon", 4)
+    assert first.code == 0, first.err
+    document = first.document
+    assert [row["name"] for row in document["rows"]] == ["popularity", "federated", "federated_private"]
+    assert [row["private"] for row in document["rows"]] == [False, False, True]
+    privacy = document["privacy"]
+    assert privacy["mode"] == "local"
+    assert 3.9 < privacy["epsilon"] <= 4.0
+    assert (privacy["delta"], privacy["sampling_rate"], privacy["steps"]) == (1e-5, 0.5, 2)
+    assert privacy["noise_multiplier"] > 0
+    assert privacy["accountant"] == "prv"
+    for partner in ("partner-0", "partner-1", "partner-2"):
+        assert privacy["partners"][partner]["epsilon"] == privacy["epsilon"]
+    assert "not cryptographic" in privacy["warning"].replace("\n", " ")
+    folder = Path(document["folder"])
+    spent = pd.read_csv(folder / "rounds.csv").query("row == 'federated_private'")["epsilon"]
+    assert spent.is_monotonic_increasing
+    assert spent.iloc[-1] == pytest.approx(privacy["epsilon"], rel=1e-6)
+
+    second = desk.here("sim", "run", desk.plan(SHORT), "--epsilon", 4, "--out", desk.out)
+    assert second.code == 0, second.err
+    assert f"{folder}-2" in second.err
+    assert (folder.parent / f"{folder.name}-2" / "rows.csv").read_bytes() == (folder / "rows.csv").read_bytes()
+    for word in ("Federated with privacy", "epsilon", "not cryptographic", "report.html", "worst partner"):
+        assert word in second.out
+    assert len([line for line in second.out.splitlines() if "Federated" in line]) == 2
+
+
+def test_the_default_folder_is_runs_and_the_plan_in_it_runs_again(desk: Desk, reference: Reference) -> None:
+    # plan.toml of a run is whole: its own mode and seed, every default written out.
+    again = desk.here("sim", "run", reference.folder / "plan.toml", "--out", desk.out, "--format", "json")
+    assert again.code == 0, again.err
+    assert again.document["digest"] == reference.done.document["digest"]
+    assert Path(again.document["folder"]).name == reference.folder.name

@@ -1,0 +1,126 @@
+"""A few made-up people and an encoder small enough to be trained in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from silhouette_client.agent import Agent, Terms
+from silhouette_shared.config import Data, Model, Partition, Plan, Privacy, Training
+from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
+from silhouette_shared.model.histories import Histories, value_buckets
+from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_shared.randomness import ReproducibleSource
+
+ITEMS = 20
+LENGTH = 8
+LENGTHS = (3, 9, 1, 12, 5, 2, 7)
+MECHANISM = SampledGaussian(noise_multiplier=1.5, sampling_rate=0.5, steps=4, clip_norm=0.5)
+
+
+def generator(*names: str | int) -> torch.Generator:
+    """A stream of its own for every name."""
+    return ReproducibleSource(5).child(*names).torch_generator()
+
+
+def vocabulary(items: int = ITEMS, categories: int = 3, content: int = 4) -> Vocabulary:
+    """A public catalogue with two declared attributes."""
+    draw = generator("vocabulary")
+    table = torch.zeros(items + 1, categories)
+    if categories:
+        table[torch.arange(1, items + 1), torch.arange(items) % categories] = 1.0
+    vectors = torch.randn(items + 1, content, generator=draw)
+    vectors[0] = 0.0
+    return Vocabulary(categories=table, content=vectors, attributes=(("gender", 2), ("age", 3)))
+
+
+def histories(
+    lengths: Sequence[int] = LENGTHS, *, seed: int = 0, items: int = ITEMS, has_times: bool = True
+) -> Histories:
+    """People with so many events each; items repeat, and some attributes and values are unknown."""
+    draw = generator("histories", seed)
+    events = sum(lengths)
+
+    def whole(low: int, high: int, *size: int) -> Tensor:
+        return torch.randint(low, high, size, generator=draw)
+
+    own = torch.tensor(lengths)
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), own)
+    values = whole(0, 6, events).double()
+    return Histories(
+        items=whole(1, items + 1, events),
+        behaviours=whole(0, 11, events),
+        values=value_buckets(torch.where(values == 0, torch.nan, values)),
+        timestamps=whole(0, 100_000, events).cumsum(0) + 1_000_000 * owner,
+        offsets=torch.cat([torch.zeros(1, dtype=torch.int64), own.cumsum(0)]),
+        attributes=torch.stack([whole(0, 3, len(lengths)), whole(0, 4, len(lengths))], dim=1),
+        has_times=has_times,
+    )
+
+
+def only(people: Histories, rows: Sequence[int]) -> Histories:
+    """The chosen people alone."""
+    pieces = [torch.arange(int(people.offsets[row]), int(people.offsets[row + 1])) for row in rows]
+    index = torch.cat(pieces)
+    own = torch.tensor([len(piece) for piece in pieces])
+    return Histories(
+        items=people.items[index],
+        behaviours=people.behaviours[index],
+        values=people.values[index],
+        timestamps=people.timestamps[index],
+        offsets=torch.cat([torch.zeros(1, dtype=torch.int64), own.cumsum(0)]),
+        attributes=people.attributes[list(rows)],
+        has_times=people.has_times,
+    )
+
+
+def shape(**changes: object) -> Model:
+    """A small encoder, without dropout unless asked for."""
+    return replace(Model(width=8, blocks=1, heads=2, dropout=0.0, content_width=4), **changes)  # type: ignore[arg-type]
+
+
+def encoder(
+    words: Vocabulary | None = None, *, scale: float = 1.0, length: int = LENGTH, **changes: object
+) -> ProfileEncoder:
+    """An encoder drawn from a fixed stream; `scale` enlarges its weights, so that nothing is nearly linear."""
+    made = ProfileEncoder(shape(**changes), words or vocabulary(), length)
+    made.initialise(generator("encoder"))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(scale)
+    return made
+
+
+def plan(**changes: object) -> Plan:
+    """A plan for these people."""
+    made = Plan(
+        name="tiny",
+        data=Data(history_length=LENGTH),
+        partition=Partition(partners=2),
+        model=shape(),
+        training=Training(rounds=4, batch_size=3),
+        privacy=Privacy(rounds=4, sampling_rate=0.5, clip_norm=0.5),
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def agent(
+    people: Histories | None = None,
+    *,
+    partner: str = "partner-0",
+    mechanism: SampledGaussian | None = None,
+    with_plan: Plan | None = None,
+) -> Agent:
+    """One partner; without a mechanism it answers without privacy."""
+    return Agent(
+        partner=partner,
+        histories=histories() if people is None else people,
+        vocabulary=vocabulary(),
+        plan=with_plan or plan(),
+        terms=Terms(mechanism=mechanism),
+        randomness=ReproducibleSource(0).child("training"),
+    )

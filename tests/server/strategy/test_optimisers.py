@@ -1,0 +1,100 @@
+"""Server optimisers move the model as their papers say, and go on after a restart as if there had been none."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+from tests.people import generator
+from torch import Tensor
+
+from silhouette_server.strategy.optimisers import ServerOptimiser
+from silhouette_shared.config import Training
+
+Kind = Literal["average", "momentum", "adam"]
+KINDS: tuple[Kind, ...] = ("average", "momentum", "adam")
+RATE, MOMENTUM = 0.5, 0.8
+
+
+def optimiser(kind: Kind, start: Tensor | None = None) -> ServerOptimiser:
+    schedule = Training(server_optimiser=kind, server_learning_rate=RATE, server_momentum=MOMENTUM)
+    return ServerOptimiser(schedule, torch.zeros(6) if start is None else start)
+
+
+def updates(count: int) -> list[Tensor]:
+    return list(torch.randn(count, 6, generator=generator("updates")))
+
+
+def by_hand(kind: Kind, steps: list[Tensor]) -> Tensor:
+    model, first, second = (torch.zeros(6, dtype=torch.float64) for _ in range(3))
+    for number, step in enumerate(steps, start=1):
+        if kind == "average":
+            model += RATE * step
+        elif kind == "momentum":
+            first = MOMENTUM * first + step
+            model += RATE * first
+        else:
+            first = MOMENTUM * first + (1 - MOMENTUM) * step
+            second = 0.99 * second + 0.01 * step.double().square()
+            mean, spread = first / (1 - MOMENTUM**number), second / (1 - 0.99**number)
+            model += RATE * mean / (spread.sqrt() + 1e-8)
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_model_moves_as_the_formula_says(kind: Kind) -> None:
+    made = optimiser(kind)
+    for step in updates(5):
+        made.step(step)
+    assert torch.allclose(made.parameters.double(), by_hand(kind, updates(5)), rtol=1e-5, atol=1e-6)
+
+
+def test_averaging_at_rate_one_is_the_mean_of_the_partners_models() -> None:
+    start = torch.arange(6.0)
+    made = ServerOptimiser(Training(), start)
+    made.step(torch.full((6,), 0.25))
+    assert torch.equal(made.parameters, start + 0.25)
+    assert torch.equal(start, torch.arange(6.0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("done", [0, 1, 3])
+def test_a_restored_optimiser_goes_on_bit_for_bit(kind: Kind, done: int) -> None:
+    whole = optimiser(kind)
+    for step in updates(6):
+        whole.step(step)
+    first = optimiser(kind)
+    for step in updates(6)[:done]:
+        first.step(step)
+    state = first.state()
+    first.step(torch.ones(6))  # what was handed out does not follow
+    second = optimiser(kind, torch.full((6,), 9.0))
+    second.restore(state)
+    for step in updates(6)[done:]:
+        second.step(step)
+    assert torch.equal(second.parameters, whole.parameters)
+
+
+def test_the_restored_state_matters_for_the_kinds_that_have_one() -> None:
+    for kind in ("momentum", "adam"):
+        first = optimiser(kind)
+        first.step(updates(2)[0])
+        whole, bare = optimiser(kind), optimiser(kind, first.parameters)
+        whole.restore(first.state())
+        for made in (whole, bare):
+            made.step(updates(2)[1])
+        assert not torch.allclose(whole.parameters, bare.parameters)
+
+
+def test_a_model_that_was_read_does_not_move_with_later_steps() -> None:
+    made = optimiser("average")
+    before = made.parameters
+    made.step(torch.ones(6))
+    assert torch.equal(before, torch.zeros(6))
+
+
+@pytest.mark.parametrize("tensors", [{}, {"parameters": torch.zeros(5)}, {"parameters": torch.zeros(6, 1)}])
+def test_the_state_of_another_model_is_refused(tensors: dict[str, Tensor]) -> None:
+    with pytest.raises(ValueError, match="expected the state of a model of 6 parameters, got another"):
+        optimiser("adam").restore(tensors)

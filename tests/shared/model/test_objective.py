@@ -1,0 +1,160 @@
+"""The loss is one value a person, and nobody else's record enters it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.people import LENGTH, encoder, generator, histories
+from torch import Tensor
+from torch.nn import functional as F
+
+from silhouette_shared.model.encoder import ProfileEncoder
+from silhouette_shared.model.histories import Batch
+from silhouette_shared.model.objective import (
+    hide_attributes,
+    next_item_losses,
+    packed_next_item_losses,
+    person_losses,
+)
+
+
+def training_batch(rows: list[int] | None = None) -> Batch:
+    people = histories()
+    return people.training_batch(torch.arange(7) if rows is None else torch.tensor(rows), LENGTH, None)
+
+
+def losses(
+    batch: Batch,
+    model: ProfileEncoder | None = None,
+    *,
+    weight: float = 0.3,
+    masking: float = 1.0,
+    per_person: bool = False,
+    stream: str = "objective",
+) -> Tensor:
+    return person_losses(
+        model or encoder(scale=10.0),
+        batch,
+        attribute_weight=weight,
+        attribute_masking=masking,
+        generator=generator(stream),
+        per_person=per_person,
+    )
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_both_ways_to_the_loss_and_its_gradient_agree(dropout: float) -> None:
+    found = []
+    for per_person in (False, True):
+        model = encoder(scale=10.0, dropout=dropout)
+        value = losses(training_batch(), model, masking=0.5, per_person=per_person)
+        (value * torch.arange(1.0, 8.0)).sum().backward()
+        found.append((value, [p.grad for p in model.parameters()]))
+    (packed, one), (padded, other) = found
+    assert torch.allclose(packed, padded, rtol=1e-5)
+    for a, b in zip(one, other, strict=True):
+        assert a is not None
+        assert b is not None
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(a.abs().max()) + 1e-8)
+
+
+def test_the_loss_is_the_mean_of_minus_log_of_the_next_items_share_over_ones_own_positions() -> None:
+    batch, model = training_batch(), encoder(scale=10.0)
+    scores = model.item_scores(model(batch).state)
+    for found in (
+        next_item_losses(scores, batch.targets),
+        packed_next_item_losses(model, model(batch).state, batch.targets),
+    ):
+        for row in range(7):
+            own = [
+                -scores[row, t, 1:].softmax(-1)[target - 1].log()
+                for t, target in enumerate(batch.targets[row].tolist())
+                if target
+            ]
+            expected = torch.stack(own).mean() if own else torch.tensor(0.0)
+            assert float(found[row].detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+
+
+@pytest.mark.parametrize("per_person", [False, True])
+def test_somebody_with_nothing_to_predict_has_a_loss_from_attributes_alone(per_person: bool) -> None:
+    batch = replace(training_batch([2]), attributes=torch.tensor([[1, 3]]))
+    assert not batch.targets.any()
+    assert losses(batch, weight=0.0, per_person=per_person).tolist() == [0.0]
+    model = encoder(scale=10.0)
+    value = losses(batch, model, weight=0.3, per_person=per_person)
+    hidden = replace(batch, attributes=torch.zeros_like(batch.attributes))
+    logits = model.attribute_scores(model(hidden).vector[:, 0])
+    expected = 0.3 * sum(
+        F.cross_entropy(part, torch.tensor([truth])) for part, truth in zip(logits, (0, 2), strict=True)
+    )
+    assert float(value.detach()) == pytest.approx(float(torch.as_tensor(expected).detach()), rel=1e-5)
+    value.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_what_is_not_hidden_or_not_declared_costs_nothing() -> None:
+    batch = training_batch()
+    shown = losses(batch, weight=5.0, masking=0.0)
+    assert torch.equal(shown, losses(batch, weight=0.0, masking=0.0))
+    undeclared = replace(batch, attributes=torch.zeros_like(batch.attributes))
+    assert torch.equal(losses(undeclared, weight=5.0), losses(undeclared, weight=0.0))
+
+
+def test_a_hidden_attribute_is_not_seen_by_the_encoder() -> None:
+    one = training_batch()
+    other = replace(one, attributes=torch.where(one.attributes > 0, one.attributes % 2 + 1, 0))
+    assert not torch.equal(one.attributes, other.attributes)
+    assert torch.equal(losses(one, weight=0.0), losses(other, weight=0.0))
+    assert not torch.equal(losses(one, weight=0.0, masking=0.0), losses(other, weight=0.0, masking=0.0))
+
+
+@given(st.floats(0, 1), st.integers(0, 9))
+def test_every_attribute_is_either_seen_or_the_truth_to_be_guessed(chance: float, stream: int) -> None:
+    batch = training_batch()
+    visible, truth = hide_attributes(batch, chance, generator(stream))
+    assert torch.equal(visible.attributes + truth, batch.attributes)
+    assert (visible.attributes * truth == 0).all()
+    if chance in (0.0, 1.0):
+        assert torch.equal(truth, batch.attributes if chance == 1.0 else torch.zeros_like(truth))
+
+
+@pytest.mark.parametrize(("chance", "right"), [(0.3, True), (0.35, False)])
+def test_attributes_are_hidden_at_the_rate_that_was_asked_for(chance: float, right: bool) -> None:
+    batch = replace(training_batch([0]), attributes=torch.ones(20_000, 2, dtype=torch.int64))
+    _, truth = hide_attributes(batch, chance, generator("rate"))
+    error = (0.3 * 0.7 / 40_000) ** 0.5
+    assert (abs(float(truth.double().mean()) - 0.3) < 5 * error) == right
+    both = float((truth[:, 0] * truth[:, 1]).double().mean())
+    assert abs(both - chance**2) < 5 * 0.5 / 20_000**0.5  # one attribute does not follow the other
+
+
+@pytest.mark.parametrize("row", range(7))
+def test_a_persons_gradient_does_not_change_with_anybody_elses_record(row: int) -> None:
+    """In the batch whose shape stays the same, not by a single bit."""
+    batch = training_batch([3] * 7)
+    mine = training_batch([1])
+    found = []
+    for shift in (0, 5):
+        items = (batch.items + shift - 1) % 20 + 1
+        items[row] = mine.items[0]
+        targets = (batch.targets + 2 * shift - 1) % 20 + 1
+        targets[row] = mine.targets[0]
+        attributes = (batch.attributes + shift) % 3
+        attributes[row] = mine.attributes[0]
+        mixed = replace(batch, items=items, targets=targets, attributes=attributes)
+        model = encoder(scale=10.0, dropout=0.3)
+        value = losses(mixed, model, masking=0.5, per_person=True)
+        value[row].backward()
+        found.append([value[row].detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_long_history_counts_no_more_than_a_short_one() -> None:
+    untrained = encoder()  # nearly even scores: every position costs log V
+    value = losses(training_batch([0, 1, 3]), untrained, weight=0.0)
+    assert torch.allclose(value, torch.full((3,), 20.0).log(), rtol=0.05)
