@@ -5,14 +5,19 @@
 100 partners, a model of a million parameters, and the real path of a round: the coordinator's roster, strategy and
 checks, Flower's messages, the codec and the partner's ClientApp. What a partner does with the model is cut down to
 nothing, so that the engine is measured and not the training: behind the ClientApp stands an agent that answers with a
-constant update. Both engines run in this one process, one after the other, with the same server app and client app.
+constant update. Both engines run in this one process with the same server app and client app, and their rounds take
+turns, so that whatever else the machine does falls on both.
 """
 
 import argparse
 import logging
 import os
 import statistics
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -74,17 +79,29 @@ def constant_client_app(layout: Layout) -> ClientApp:
     return make_client_app(agent_of)  # type: ignore[arg-type]
 
 
-def measure(backend: Backend, partners: int, parameters: int, rounds: int, workers: int) -> tuple[float, list[float]]:
-    """Seconds from the call to the first round's end less one round, and seconds of each later round."""
+@dataclass
+class Measured:
+    """One engine's times."""
+
+    start: float = 0.0  # seconds from the call to the first round: nodes, processes, the roster
+    rounds: list[float] = field(default_factory=list)  # seconds of each round
+
+
+def measure(
+    backend: Backend, partners: int, parameters: int, rounds: int, workers: int, after_round: Callable[[int], None]
+) -> Measured:
+    """Run so many rounds on an engine; `after_round` may wait, its time counts for nothing."""
     layout = Layout(names=("model",), shapes=((parameters,),))
-    ends: list[float] = []
-    seconds: list[float] = []
+    measured = Measured()
+    started = time.perf_counter()
 
     def on_round(record: RoundRecord, model: torch.Tensor) -> None:
         if record.replies != partners:
             raise RuntimeError(f"expected {partners} answers, got {record.replies}")
-        ends.append(time.perf_counter())
-        seconds.append(record.seconds)
+        if not measured.rounds:
+            measured.start = time.perf_counter() - started - record.seconds
+        measured.rounds.append(record.seconds)
+        after_round(record.round)
 
     job = Job(
         run="benchmark",
@@ -97,10 +114,27 @@ def measure(backend: Backend, partners: int, parameters: int, rounds: int, worke
         on_round=on_round,
     )
     run = run_in_process if backend == "process" else run_on_ray
-    started = time.perf_counter()
     run(make_server_app(job), constant_client_app(layout), nodes=partners, workers=workers)
-    # Everything before the first round: nodes, processes, the roster.
-    return ends[0] - seconds[0] - started, seconds
+    return measured
+
+
+def measure_in_turns(partners: int, parameters: int, rounds: int, workers: int) -> tuple[Measured, Measured]:
+    """In process and on Ray, one round each by turns; the engine in process begins, so that it starts undisturbed."""
+    turns: dict[Backend, threading.Semaphore] = {"process": threading.Semaphore(0), "ray": threading.Semaphore(0)}
+
+    def hand_over(mine: Backend, other: Backend) -> Callable[[int], None]:
+        def after_round(number: int) -> None:
+            turns[other].release()
+            if number < rounds:
+                turns[mine].acquire()
+
+        return after_round
+
+    with ThreadPoolExecutor(1) as pool:
+        here = pool.submit(measure, "process", partners, parameters, rounds, workers, hand_over("process", "ray"))
+        turns["ray"].acquire()
+        there = measure("ray", partners, parameters, rounds, workers, hand_over("ray", "process"))
+        return here.result(), there
 
 
 def main() -> None:
@@ -123,15 +157,16 @@ def main() -> None:
         flush=True,
     )
     print(f"{'engine':<12}{'start-up s':>12}{'first round s':>15}{'later rounds s':>16}", flush=True)
-    later: dict[str, float] = {}
-    engines: tuple[Backend, ...] = ("process", "ray")
-    for backend in engines:
-        if arguments.only in (None, backend):
-            start, seconds = measure(
-                backend, arguments.partners, arguments.parameters, arguments.rounds, arguments.workers
-            )
-            later[backend] = statistics.median(seconds[1:] or seconds)
-            print(f"{backend:<12}{start:>12.2f}{seconds[0]:>15.2f}{later[backend]:>16.2f}", flush=True)
+    sizes = (arguments.partners, arguments.parameters, arguments.rounds, arguments.workers)
+    if arguments.only:
+        measured = {arguments.only: measure(arguments.only, *sizes, lambda number: None)}
+    else:
+        here, there = measure_in_turns(*sizes)
+        measured = {"process": here, "ray": there}
+    # The first round is not the usual one: memory is taken, and Ray's processes load their libraries.
+    later = {engine: statistics.median(found.rounds[1:] or found.rounds) for engine, found in measured.items()}
+    for engine, found in measured.items():
+        print(f"{engine:<12}{found.start:>12.2f}{found.rounds[0]:>15.2f}{later[engine]:>16.2f}")
     if len(later) == 2:
         print(f"a round in process takes {later['process'] / later['ray']:.3f} of one on Ray")
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ class Desk:
         before = set(self.out.iterdir()) if self.out.exists() else set()
         mode = () if "--resume" in arguments else ("--mode", "none")
         process = self.start("sim", "run", *arguments, *mode, "--out", self.out)
-        folder = next((Path(str(after)) for word, after in zip(arguments, arguments[1:]) if word == "--resume"), None)
+        folder = next((Path(str(after)) for word, after in pairwise(arguments) if word == "--resume"), None)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             if folder is None and self.out.exists():

@@ -119,7 +119,10 @@ def _cut_between_lines(folder: Path) -> None:
 
 
 def _write(name: str, text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(text) and None
+    def spoil(folder: Path) -> None:
+        (folder / name).write_text(text)
+
+    return spoil
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def test_help_is_filled_to_the_terminal_and_shows_no_plumbing(
     assert "completion" not in done.out
     assert f"Usage: {' '.join(('silhouette', *verb))}" in done.out
     lines = [line.strip() for line in done.out.split("╭")[0].splitlines()]
-    for line, following in zip(lines, lines[1:], strict=False):
+    for line, following in pairwise(lines):
         if line and following:  # inside a paragraph: the next word did not fit
             assert len(line) + 1 + len(following.split()[0]) > 86, (line, following)
     assert done.err == ""

@@ -132,7 +132,7 @@ def test_with_privacy_the_document_says_what_was_spent_and_a_second_run_gets_a_n
     assert second.code == 0, second.err
     assert f"{folder}-2" in second.err
     assert (folder.parent / f"{folder.name}-2" / "rows.csv").read_bytes() == (folder / "rows.csv").read_bytes()
-    for word in ("Federated with privacy", "epsilon", "not cryptographic", "report.html", "worst partner"):
+    for word in ("Federated with privacy", "epsilon", "not cryptographic", "report.html", "interval", "worst", "gap"):
         assert word in second.out
     assert len([line for line in second.out.splitlines() if "Federated" in line]) == 2
 
