@@ -22,9 +22,9 @@ Fit = Callable[[list[Array], int], Scorer]
 FITS: tuple[Fit, ...] = (Popularity.fit, TransitionCounts.fit, Ease.fit)
 MOVIELENS_1M = Path(__file__).parents[3] / "shared" / "data" / "ml-1m" / "interactions.csv"
 
-histories_of_five_items = st.lists(
-    st.lists(st.integers(1, 5), max_size=15), min_size=1, max_size=8
-).map(lambda rows: [np.array(row, dtype=np.int64) for row in rows])
+histories_of_five_items = st.lists(st.lists(st.integers(1, 5), max_size=15), min_size=1, max_size=8).map(
+    lambda rows: [np.array(row, dtype=np.int64) for row in rows]
+)
 
 
 def _histories(*rows: Sequence[int]) -> list[Array]:
@@ -96,9 +96,7 @@ def test_transition_counts_equal_counting_pair_by_pair(histories: list[Array]) -
         people[list(set(history.tolist()))] += 1
     totals = counts.sum(axis=1, keepdims=True)
     rows = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
-    for history, scores in zip(
-        histories, TransitionCounts.fit(histories, 5).scores(histories), strict=True
-    ):
+    for history, scores in zip(histories, TransitionCounts.fit(histories, 5).scores(histories), strict=True):
         expected = 1e-9 * people + 1e-13 * np.arange(6)
         for age, item in enumerate(history[::-1][:10]):
             expected = expected + 0.8**age * rows[item]
@@ -120,9 +118,7 @@ def test_a_person_without_history_gets_the_popular_items() -> None:
 
 @given(histories=histories_of_five_items, regularisation=st.floats(0.5, 500))
 @settings(max_examples=30, deadline=None)
-def test_ease_solves_its_constrained_ridge_regression(
-    histories: list[Array], regularisation: float
-) -> None:
+def test_ease_solves_its_constrained_ridge_regression(histories: list[Array], regularisation: float) -> None:
     incidence = np.zeros((len(histories), 5))
     for row, history in zip(incidence, histories, strict=True):
         row[history - 1] = 1
@@ -184,9 +180,7 @@ def test_the_numbers_of_movielens_100k_are_reproduced(home: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not MOVIELENS_1M.is_file(), reason="MovieLens-1M is not in ../shared/data beside the repository"
-)
+@pytest.mark.skipif(not MOVIELENS_1M.is_file(), reason="MovieLens-1M is not in ../shared/data beside the repository")
 def test_the_numbers_of_movielens_1m_are_reproduced() -> None:
     table = np.loadtxt(MOVIELENS_1M, delimiter=",", skiprows=1, dtype=np.int64)
     table = table[np.lexsort((table[:, 3], table[:, 0]))]  # user_id, movie_id, rating, seq

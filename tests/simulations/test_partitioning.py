@@ -109,9 +109,7 @@ def test_a_small_concentration_separates_favourites_and_a_large_one_mixes_them()
         for seed in range(10):
             dealt = partition(events, users, CATALOGUE, spec, seed)
             numbers = describe(dealt, events, users, CATALOGUE).values()
-            shares.append(
-                np.average([n.favourite_share for n in numbers], weights=[n.users for n in numbers])
-            )
+            shares.append(np.average([n.favourite_share for n in numbers], weights=[n.users for n in numbers]))
         return float(np.mean(shares))
 
     favourite = favourites(events, users, CATALOGUE)
@@ -134,9 +132,7 @@ def test_by_attribute_a_partner_holds_few_values() -> None:
 
 
 def test_the_favourite_is_the_most_frequent_category_and_ties_go_to_the_first_name() -> None:
-    events = pd.DataFrame(
-        {"user": ["a", "a", "a", "b", "b", "c"], "item": ["2", "2", "1", "3", "1", "4"]}
-    )
+    events = pd.DataFrame({"user": ["a", "a", "a", "b", "b", "c"], "item": ["2", "2", "1", "3", "1", "4"]})
     users = pd.DataFrame({"user": ["a", "b", "c"]})
     assert favourites(events, users, CATALOGUE).tolist() == [1, 0, 3]
     tied = pd.DataFrame({"user": ["a"], "item": ["3"]})
