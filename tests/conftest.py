@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A shared machine is slow at times, which says nothing about the code; and a run in CI is the same each time, while a
+# developer's keeps looking for new examples.
+settings.register_profile("silhouette", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("silhouette")
 
 
 @pytest.fixture(autouse=True)

@@ -136,13 +136,22 @@ class InProcessGrid(Grid):
         What comes later is dropped, and what has not started by then is not started any more.
         """
         identifiers = list(self.push_messages(messages))
-        wait([self._pending[identifier] for identifier in identifiers], timeout=timeout)
-        replies = self.pull_messages(identifiers)
-        for identifier in identifiers:
-            late = self._pending.pop(identifier, None)
-            if late is not None:
-                late.cancel()
-        return replies
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return self._in_order(identifiers, deadline)
+
+    def _in_order(self, identifiers: list[str], deadline: float | None) -> Iterator[Message]:
+        # One by one, so that whoever adds the answers up holds one of them and not all.
+        try:
+            for identifier in identifiers:
+                future = self._pending[identifier]
+                wait([future], timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+                if future.done():
+                    yield self._pending.pop(identifier).result()
+        finally:
+            for identifier in identifiers:
+                late = self._pending.pop(identifier, None)
+                if late is not None:
+                    late.cancel()
 
     def _answer(self, message: Message) -> Message:
         return answer(self._client_app, message, self._contexts[message.metadata.dst_node_id])

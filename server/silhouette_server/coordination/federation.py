@@ -24,7 +24,7 @@ from silhouette_server.coordination.checkpoints import (
     write_checkpoint,
 )
 from silhouette_server.coordination.roster import Member, build_roster, by_node
-from silhouette_server.strategy.aggregation import weighted_mean
+from silhouette_server.strategy.aggregation import OrderedMean
 from silhouette_server.strategy.optimisers import ServerOptimiser
 from silhouette_server.strategy.validation import (
     Expectation,
@@ -136,7 +136,8 @@ class CheckedStrategy(Strategy):
             size=self._job.layout.size,
             limit=self._job.schedule.update_limit,
         )
-        updates: dict[str, FloatVector] = {}
+        mean = OrderedMean({member.partner: float(member.people) for member in self._members})
+        counted: set[str] = set()
         reasons: list[str] = []
         silent = {member.partner for member in self._members}
         for reply in replies:
@@ -145,35 +146,37 @@ class CheckedStrategy(Strategy):
                 # A lost node is reported under the coordinator's own number.
                 reasons.append("a node that is not in the roster answered or was lost")
                 continue
-            silent.discard(member.partner)
+            if member.partner not in silent:
+                reasons.append(f"{member.partner}: answered twice; the first answer counts")
+                continue
+            silent.remove(member.partner)
             try:
-                if member.partner in updates:
-                    raise InvalidReplyError("answered twice; the first answer counts")
-                updates[member.partner] = _checked(reply, expected)
+                mean.add(member.partner, _checked(reply, expected))
+                counted.add(member.partner)
             except SilhouetteError as error:
+                mean.pass_over(member.partner)
                 reasons.append(f"{member.partner}: {error}")
         reasons += [f"{partner}: no answer" for partner in sorted(silent)]
         self._reasons = reasons
         for reason in reasons:
             _LOG.warning("round %d: %s", server_round, reason)
-        if len(updates) < self._job.replies.minimum:
+        if len(counted) < self._job.replies.minimum:
             raise UnavailableError(
                 f"round {server_round}: expected at least {self._job.replies.minimum} valid "
-                f"answers, got {len(updates)} ({'; '.join(reasons)}); "
+                f"answers, got {len(counted)} ({'; '.join(reasons)}); "
                 f"the model of round {server_round - 1} is kept: resume the run"
             )
-        weights = {member.partner: float(member.people) for member in self._members}
-        mean = weighted_mean(updates, weights)
-        self._optimiser.step(torch.from_numpy(mean.astype(np.float32)))
+        update = mean.finish()
+        self._optimiser.step(torch.from_numpy(update.astype(np.float32)))
         if not self.parameters.isfinite().all():
             raise IntegrityError(
                 f"round {server_round}: the global model is not finite any more; lower the learning rate in the plan"
             )
         self._last = RoundRecord(
             round=server_round,
-            replies=len(updates),
-            refused=self._job.partners - len(updates),  # those left out of the roster too
-            update_norm=float(np.linalg.norm(mean)),
+            replies=len(counted),
+            refused=self._job.partners - len(counted),  # those left out of the roster too
+            update_norm=float(np.linalg.norm(update)),
             seconds=0.0,
         )
         return _array_record(self.parameters), None

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from silhouette_server.strategy.aggregation import weighted_mean
+from silhouette_server.strategy.aggregation import OrderedMean
 
 vectors = st.dictionaries(
     st.text(max_size=3),
@@ -18,6 +18,13 @@ vectors = st.dictionaries(
     min_size=1,
     max_size=4,
 )
+
+
+def weighted_mean(updates: dict[str, np.ndarray], weights: dict[str, float]) -> np.ndarray:
+    mean = OrderedMean(weights)
+    for name, update in updates.items():
+        mean.add(name, update)
+    return mean.finish()
 
 
 def test_the_mean_counts_each_partner_by_its_people() -> None:
@@ -49,7 +56,23 @@ def test_nothing_to_add_up_is_refused() -> None:
         weighted_mean({}, {"a": 1.0})
 
 
-@pytest.mark.parametrize("weights", [{}, {"a": 0.0}, {"a": -1.0}])
-def test_an_update_without_a_weight_is_refused(weights: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"expected a positive weight for every update, got none for \['a'\]"):
-        weighted_mean({"a": np.zeros(2, np.float32)}, weights)
+def test_an_update_of_somebody_who_is_not_in_the_roster_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a positive weight for every update, got none for a"):
+        weighted_mean({"a": np.zeros(2, np.float32)}, {"b": 1.0})
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
+def test_a_weight_that_is_not_positive_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match=r"expected a positive weight for every partner, got none for \['a'\]"):
+        OrderedMean({"a": weight})
+
+
+def test_updates_that_come_in_turn_are_not_kept_and_one_that_is_passed_over_is_not_waited_for() -> None:
+    mean = OrderedMean({"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0})
+    mean.add("a", np.ones(2, np.float32))
+    assert not mean._waiting
+    mean.add("c", np.full(2, 3, np.float32))
+    assert set(mean._waiting) == {"c"}
+    mean.pass_over("b")
+    assert not mean._waiting
+    assert mean.finish().tolist() == [2.0, 2.0]
