@@ -37,6 +37,7 @@ from silhouette_client.app import make_client_app
 from silhouette_client.node_folder import DEVICE_VARIABLE, FOLDER_VARIABLE, AgentCache
 from silhouette_shared.allocator import keep_freed_memory
 from silhouette_shared.errors import SilhouetteError, UnavailableError
+from silhouette_simulations.environment import environment
 
 Backend = Literal["process", "ray"]
 
@@ -197,7 +198,7 @@ def run_apps(
     from silhouette_client.app import app as client_app
 
     settings = {FOLDER_VARIABLE: str(node_folder.resolve()), DEVICE_VARIABLE: str(device)}
-    with _environment(settings):
+    with environment(settings):
         run_on_ray(server_app, client_app, nodes=nodes, workers=workers)
 
 
@@ -231,7 +232,7 @@ def run_on_ray(server_app: ServerApp, client_app: ClientApp, *, nodes: int, work
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),  # Flower changes it for the actors; put back afterwards
     }
     server = _Watched(server_app)
-    with _environment(settings), _temporary_folder() as folder, _quiet_flower(), warnings.catch_warnings():
+    with environment(settings), _temporary_folder() as folder, _quiet_flower(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             run_simulation(
@@ -352,20 +353,6 @@ def _temporary_folder() -> Iterator[str]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _environment(settings: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

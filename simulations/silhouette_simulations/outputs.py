@@ -23,50 +23,10 @@ from silhouette_simulations.rows import (
     summarise,
     summarise_attributes,
 )
-from silhouette_simulations.run_folder import RunFolder
+from silhouette_simulations.run_folder import ATTRIBUTE_COLUMNS, PARTNER_COLUMNS, ROUND_COLUMNS, ROW_COLUMNS, RunFolder
 from silhouette_simulations.training import load_encoder
 from silhouette_simulations.world import PartnerData, World
 
-ROW_COLUMNS = (
-    "name",
-    "label",
-    "hr_at_10",
-    "ndcg_at_10",
-    "ndcg_low",
-    "ndcg_high",
-    "coverage_at_10",
-    "novelty_at_10",
-    "diversity_at_10",
-    "worst_partner",
-    "worst_partner_ndcg",
-    "gap",
-    "private",
-    "users",
-)
-PARTNER_COLUMNS = ("row", "partner", "users", "hr_at_10", "ndcg_at_10")
-ROUND_COLUMNS = (
-    "row",
-    "round",
-    "replies",
-    "refused",
-    "update_norm",
-    "epsilon",
-    "hr_at_10",
-    "ndcg_at_10",
-    "seconds",
-)
-ATTRIBUTE_COLUMNS = (
-    "row",
-    "attribute",
-    "people",
-    "classes",
-    "majority_rate",
-    "accuracy",
-    "precision",
-    "recall",
-    "f1",
-    "auc",
-)
 _RECENT_EVENTS = 10
 
 NOISE_WARNING = (

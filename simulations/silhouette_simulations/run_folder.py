@@ -17,6 +17,47 @@ from silhouette_server.coordination.checkpoints import write_atomically
 from silhouette_shared.config import Plan, read_plan, with_changes, write_toml
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
 
+ROW_COLUMNS = (
+    "name",
+    "label",
+    "hr_at_10",
+    "ndcg_at_10",
+    "ndcg_low",
+    "ndcg_high",
+    "coverage_at_10",
+    "novelty_at_10",
+    "diversity_at_10",
+    "worst_partner",
+    "worst_partner_ndcg",
+    "gap",
+    "private",
+    "users",
+)
+PARTNER_COLUMNS = ("row", "partner", "users", "hr_at_10", "ndcg_at_10")
+ROUND_COLUMNS = (
+    "row",
+    "round",
+    "replies",
+    "refused",
+    "update_norm",
+    "epsilon",
+    "hr_at_10",
+    "ndcg_at_10",
+    "seconds",
+)
+ATTRIBUTE_COLUMNS = (
+    "row",
+    "attribute",
+    "people",
+    "classes",
+    "majority_rate",
+    "accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "auc",
+)
+
 
 class RunFolder:
     """Paths and writing of one run's folder.

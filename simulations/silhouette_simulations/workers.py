@@ -10,8 +10,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -26,6 +25,7 @@ from silhouette_shared.errors import (
     UnavailableError,
     UsageError,
 )
+from silhouette_simulations.environment import environment
 from silhouette_simulations.progress import Progress
 
 _KINDS: Mapping[int, type[SilhouetteError]] = {
@@ -110,7 +110,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self._here, there = context.Pipe()
         self._process: BaseProcess = context.Process(target=_serve, args=(there,), daemon=True)
-        with _environment({"OMP_NUM_THREADS": str(cores)}):  # for the libraries that a worker loads
+        with environment({"OMP_NUM_THREADS": str(cores)}):  # for the libraries that a worker loads
             self._process.start()
         there.close()
 
@@ -209,17 +209,3 @@ def _run(task: Task, progress: Progress) -> None:
     dataset = datasets.load(task.plan.data.dataset, home=task.home)
     machine = Machine(backend="process", device=torch.device(task.device), workers=task.cores)
     run(task.plan, dataset, RunFolder(task.folder), machine, progress)
-
-
-@contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -25,6 +25,7 @@ from silhouette_simulations.report.fields import (
     read_json,
     read_text,
 )
+from silhouette_simulations.run_folder import ATTRIBUTE_COLUMNS, ROW_COLUMNS
 
 FIRST_TIME = 10**8
 """Timestamps below (seconds, March 1973) are ranks or placeholders, not times."""
@@ -275,22 +276,6 @@ def read_header(folder: Path) -> Header:
 def read_rows(folder: Path, header: Header) -> tuple[Row, ...]:
     """Read rows.csv, the seconds of each row from run.json; errors as `read_run`."""
     path = folder / "rows.csv"
-    columns = (
-        "name",
-        "label",
-        "hr_at_10",
-        "ndcg_at_10",
-        "ndcg_low",
-        "ndcg_high",
-        "coverage_at_10",
-        "novelty_at_10",
-        "diversity_at_10",
-        "worst_partner",
-        "worst_partner_ndcg",
-        "gap",
-        "private",
-        "users",
-    )
     rows = tuple(
         Row(
             name=fields.text("name"),
@@ -309,7 +294,7 @@ def read_rows(folder: Path, header: Header) -> tuple[Row, ...]:
             users=fields.count("users"),
             seconds=header.row_seconds.get(fields.text("name")),
         )
-        for fields in read_csv(path, columns)
+        for fields in read_csv(path, ROW_COLUMNS)
     )
     if not rows:
         raise IntegrityError(f"{path}: expected at least one row, got only a header")
@@ -494,18 +479,6 @@ def _read_partner_scores(path: Path) -> tuple[PartnerScore, ...]:
 
 
 def _read_attributes(path: Path) -> tuple[AttributeRow, ...]:
-    columns = (
-        "row",
-        "attribute",
-        "people",
-        "classes",
-        "majority_rate",
-        "accuracy",
-        "precision",
-        "recall",
-        "f1",
-        "auc",
-    )
     return tuple(
         AttributeRow(
             row=fields.text("row"),
@@ -519,7 +492,7 @@ def _read_attributes(path: Path) -> tuple[AttributeRow, ...]:
             f1=fields.number("f1"),
             auc=fields.optional_number("auc"),
         )
-        for fields in read_csv(path, columns)
+        for fields in read_csv(path, ATTRIBUTE_COLUMNS)
     )
 
 
