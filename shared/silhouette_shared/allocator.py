@@ -1,8 +1,8 @@
 """Keeping freed memory in the process.
 
 glibc returns every large block to the kernel as soon as it is freed, and a training step frees and takes
-again tens of them: half of a step on a CPU went into page faults. Keeping them made a step of the encoder 1.4 to 2
-times faster (`simulations/benchmarks/allocator.py`).
+again tens of them: a good part of a step on a CPU went into page faults. Keeping them makes a step of the encoder
+about 1.3 times faster (`simulations/benchmarks/allocator.py`).
 """
 
 import ctypes
