@@ -149,7 +149,17 @@ class RunFolder:
 
 def new_run_folder(out: Path, plan: Plan) -> RunFolder:
     """Make a folder for a run that starts; a second run of the same plan and seed gets a number."""
-    name = f"{plan.name}-{plan.family_digest[:8]}-s{plan.seed}"
+    folder = RunFolder(make_numbered_folder(out, f"{plan.name}-{plan.family_digest[:8]}-s{plan.seed}"))
+    folder.write_text("plan.toml", write_toml(plan))
+    return folder
+
+
+def make_numbered_folder(out: Path, name: str) -> Path:
+    """Make `out/name`, or `out/name-2` and so on if it is there; two processes never get the same one.
+
+    Raises:
+        UsageError: If ten thousand are there.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for number in range(1, 10_000):
         path = out / (name if number == 1 else f"{name}-{number}")
@@ -157,10 +167,8 @@ def new_run_folder(out: Path, plan: Plan) -> RunFolder:
             path.mkdir()
         except FileExistsError:
             continue
-        folder = RunFolder(path)
-        folder.write_text("plan.toml", write_toml(plan))
-        return folder
-    raise UsageError(f"{out}: holds 10,000 runs of this plan; name another folder with --out")
+        return path
+    raise UsageError(f"{out}: holds 10,000 folders named {name}; name another folder with --out")
 
 
 def existing_run_folder(

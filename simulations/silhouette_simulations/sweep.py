@@ -22,7 +22,7 @@ from scipy.stats import t as student
 
 from silhouette_shared.config import Plan, parse_plan, plan_document, with_changes, write_toml
 from silhouette_shared.errors import IntegrityError, SilhouetteError, UsageError
-from silhouette_simulations.run_folder import RunFolder, existing_run_folder
+from silhouette_simulations.run_folder import RunFolder, existing_run_folder, make_numbered_folder
 
 AXES: Mapping[str, str] = {
     "epsilon": "privacy.epsilon",
@@ -196,25 +196,16 @@ class SweepFolder:
 
 def new_sweep_folder(out: Path, sweep: Sweep) -> SweepFolder:
     """Make a folder for a sweep that starts; a second sweep of the same grid gets a number."""
-    name = f"{sweep.plan.name}-sweep-{sweep.digest[:8]}"
-    out.mkdir(parents=True, exist_ok=True)
-    for number in range(1, 10_000):
-        path = out / (name if number == 1 else f"{name}-{number}")
-        try:
-            path.mkdir()
-        except FileExistsError:
-            continue
-        folder = SweepFolder(path, sweep)
-        document = {
-            "name": sweep.plan.name,
-            "digest": sweep.digest,
-            "axes": {axis: list(values) for axis, values in sweep.axes.items()},
-            "plan": plan_document(sweep.plan),
-            "runs": [f"runs/{combination.name}" for combination in folder.combinations],
-        }
-        folder.files.write_json("sweep.json", document)
-        return folder
-    raise UsageError(f"{out}: holds 10,000 sweeps of this grid; name another folder with --out")
+    folder = SweepFolder(make_numbered_folder(out, f"{sweep.plan.name}-sweep-{sweep.digest[:8]}"), sweep)
+    document = {
+        "name": sweep.plan.name,
+        "digest": sweep.digest,
+        "axes": {axis: list(values) for axis, values in sweep.axes.items()},
+        "plan": plan_document(sweep.plan),
+        "runs": [f"runs/{combination.name}" for combination in folder.combinations],
+    }
+    folder.files.write_json("sweep.json", document)
+    return folder
 
 
 def existing_sweep_folder(

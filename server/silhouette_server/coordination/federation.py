@@ -80,7 +80,6 @@ class CheckedStrategy(Strategy):
         self._optimiser = ServerOptimiser(job.schedule, job.initial)
         self._members: tuple[Member, ...] = ()
         self._records: list[RoundRecord] = []
-        self._reasons: list[str] = []
         self._last = RoundRecord(0, 0, 0, 0.0, 0.0)
 
     @property
@@ -157,7 +156,6 @@ class CheckedStrategy(Strategy):
                 mean.pass_over(member.partner)
                 reasons.append(f"{member.partner}: {error}")
         reasons += [f"{partner}: no answer" for partner in sorted(silent)]
-        self._reasons = reasons
         for reason in reasons:
             _LOG.warning("round %d: %s", server_round, reason)
         if len(counted) < self._job.replies.minimum:
