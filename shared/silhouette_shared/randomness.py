@@ -14,7 +14,7 @@ import hashlib
 import os
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -121,6 +121,18 @@ def _frame(part: str | int) -> bytes:
     # surrogatepass: a name made from undecodable bytes is still a name, and distinct.
     encoded = content.encode("utf-8", "surrogatepass")
     return kind + len(encoded).to_bytes(8, "big") + encoded
+
+
+class SecretBytes(Protocol):
+    """Where released noise and the sampling of people take their bytes from.
+
+    `SecureSource` is the only one that the partner's and the shared package hold. A simulation on public data brings a
+    repeatable one of its own, which exists nowhere a partner installs.
+    """
+
+    def bytes(self, count: int) -> builtins.bytes:
+        """Return the next `count` bytes, never given before."""
+        ...
 
 
 class SecureSource:
