@@ -38,22 +38,7 @@ def shuffled_batches(lengths: Tensor, batch_size: int, generator: torch.Generato
         yield batches[number]
 
 
-def poisson_sample(people: int, rate: float, generator: torch.Generator) -> Tensor:
-    """Every person independently with probability `rate`; the sample may be empty.
-
-    Args:
-        people: Number of people U.
-        rate: Probability, above 0 and at most 1.
-        generator: Its device is that of the result.
-
-    Returns:
-        Row numbers in ascending order, shape (sampled,).
-    """
-    draw = torch.rand(people, generator=generator, device=generator.device, dtype=torch.float64)
-    return torch.nonzero(draw < rate).flatten()
-
-
-def secure_poisson_sample(
+def poisson_sample(
     people: int,
     rate: float,
     secret: SecretBytes,

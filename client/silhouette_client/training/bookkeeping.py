@@ -1,0 +1,4 @@
+from silhouette_client.training.hooks import OpacusHooks
+
+
+class Bookkeeping(OpacusHooks): ...
