@@ -1,4 +1,0 @@
-from silhouette_client.training.hooks import OpacusHooks
-
-
-class Bookkeeping(OpacusHooks): ...
