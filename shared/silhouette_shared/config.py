@@ -214,12 +214,19 @@ class Training(Schedule):
     weight_decay: float = 0.0
     attribute_weight: float = 0.1  # of the attribute losses, beside next item
     attribute_masking: float = 0.5  # chance that a declared attribute is hidden and has to be guessed
+    negatives: int = 0  # items in the softmax beside the next one, drawn evenly each step; 0 for the whole catalogue
 
     @model_validator(mode="after")
     def _check(self) -> "Training":
         self._check_schedule("training")
         _require(self.local_epochs >= 1, "training.local_epochs", "at least 1", self.local_epochs)
         _require(self.batch_size >= 1, "training.batch_size", "at least 1", self.batch_size)
+        _require(
+            self.negatives >= 0,
+            "training.negatives",
+            "0 for the whole catalogue, or a number of items",
+            self.negatives,
+        )
         for name in ("weight_decay", "attribute_weight"):
             value = getattr(self, name)
             _require(value >= 0, f"training.{name}", "0 or more", value)
