@@ -86,7 +86,7 @@ def test_a_partner_remembers_on_disk_what_it_charged_and_never_repeats_its_noise
         again = open_agent(folder, 1, CPU, real)
         with pytest.raises(RefusedError, match="round 1"):
             again.train(request)
-    assert not np.array_equal(*answers)
+    assert not np.array_equal(answers[0], answers[1])
 
 
 def files(folder: Path) -> list[str]:

@@ -456,7 +456,8 @@ class _Pass:
         elif isinstance(layer, nn.LayerNorm):
             self._note_norm(layer, given, gradient)
         elif isinstance(layer, nn.Linear):
-            given = given.reshape(self.people, -1, layer.in_features)
+            # The number of rows is said, because a layer without columns leaves it open.
+            given = given.reshape(self.people, math.prod(given.shape[1:-1]), layer.in_features)
             gradient = gradient.reshape(self.people, -1, layer.out_features)
             if layer.bias is not None and id(layer.bias) in self.names:
                 self.pieces.append(_Kept.of(layer.bias, gradient.sum(1)))

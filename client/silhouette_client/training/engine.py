@@ -1,17 +1,16 @@
 """What a private step asks of whatever computes clipped sums over people."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from silhouette_shared.model.softmax import Tape
+from silhouette_shared.model.softmax import Tape
 
 EngineName = Literal["bookkeeping", "opacus"]
 """`bookkeeping` is ours and fast; `opacus` is the reference it is tested against. Same sums, other speed."""
 
-Losses = Callable[["Tape | None"], Tensor]
+Losses = Callable[[Tape | None], Tensor]
 """Runs the model on some people and returns one loss each, shape (B,); a tape records what the fused softmax did."""
 
 

@@ -110,8 +110,6 @@ def clip_factors(norms: Tensor, clip_norm: float, clipping: Clipping, stability:
     >>> clip_factors(torch.tensor([0.5, 2.0, float("inf")]), 1.0, "flat", 0.01).tolist()
     [1.0, 0.5, 0.0]
     """
-    if clipping == "automatic":
-        factors = clip_norm / (norms + stability)
-    else:
-        factors = (clip_norm / norms).clamp(max=1.0)  # a zero norm gives infinity, hence 1
+    # A zero norm gives infinity in the flat form, hence 1.
+    factors = clip_norm / (norms + stability) if clipping == "automatic" else (clip_norm / norms).clamp(max=1.0)
     return torch.where(norms.isfinite(), factors, torch.zeros_like(factors))

@@ -18,7 +18,7 @@ from silhouette_client.training.step import ChargedNoise, Paid, make_engine, pri
 from silhouette_shared.config import Privacy, Training
 from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.histories import Histories
-from silhouette_shared.model.objective import person_losses
+from silhouette_shared.model.objective import draw_negatives, person_losses
 from silhouette_shared.model.vector import Layout, read_vector
 from silhouette_shared.privacy.grid import Grid
 from silhouette_shared.privacy.mechanism import SampledGaussian
@@ -90,8 +90,9 @@ def train_privately(
     try:
         optimiser = _SteppingOptimizer(encoder, layout, privacy, round_number, charged, declared_people)
         for _ in range(privacy.local_steps):
+            negatives = draw_negatives(len(encoder.item.weight) - 1, training.negatives, generator)
 
-            def losses(rows: Tensor) -> Losses:
+            def losses(rows: Tensor, negatives: Tensor | None = negatives) -> Losses:
                 batch = histories.training_batch(rows, encoder.history_length, generator)
                 return lambda tape: person_losses(
                     encoder,
@@ -99,7 +100,9 @@ def train_privately(
                     attribute_weight=training.attribute_weight,
                     attribute_masking=training.attribute_masking,
                     generator=generator,
+                    negatives=negatives,
                     per_person=True,
+                    tape=tape,
                 )
 
             optimiser.step_along(
@@ -159,5 +162,6 @@ class _SteppingOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
 
 
 def _people_at_once(engine: EngineName, encoder: ProfileEncoder, training: Training) -> int:
-    scores = 4 * encoder.history_length * len(encoder.item.weight)
+    candidates = training.negatives + 1 if training.negatives else len(encoder.item.weight)
+    scores = 4 * encoder.history_length * candidates
     return max(1, min(_PEOPLE_AT_ONCE[engine], _LARGEST_SCORES // scores))

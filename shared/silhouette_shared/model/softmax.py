@@ -326,7 +326,8 @@ def _record(
     people, length = settings.shape
 
     def by_person(value: Tensor) -> Tensor:
-        return value.unflatten(0, (people, length))
+        split: Tensor = value.unflatten(0, (people, length))
+        return split
 
     if settings.tape is None:
         raise ValueError("expected a tape to record on, got none")

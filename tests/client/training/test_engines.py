@@ -12,12 +12,12 @@ import torch
 from tests.people import LENGTHS, encoder, generator, histories, only, vocabulary
 from torch import Tensor
 
-from silhouette_client.training.engine import EngineName
+from silhouette_client.training.engine import EngineName, Losses
 from silhouette_client.training.local import train_plainly
 from silhouette_client.training.step import make_engine
 from silhouette_shared.config import Clipping, Training
 from silhouette_shared.model.encoder import ProfileEncoder
-from silhouette_shared.model.histories import Histories
+from silhouette_shared.model.histories import Batch, Histories
 from silhouette_shared.model.objective import person_losses
 from silhouette_shared.model.vector import Layout, read_vector, write_vector
 
@@ -55,22 +55,26 @@ def clipped(
     try:
         for rows in [list(range(len(people)))] if parts is None else parts:
             batch = people.training_batch(torch.tensor(rows), LONG, None)
-            engine.add(
-                lambda tape, batch=batch: (
-                    person_losses(
-                        made,
-                        batch,
-                        attribute_weight=WEIGHT,
-                        attribute_masking=1.0,
-                        generator=generator("unused"),
-                        per_person=True,
-                    )
-                    * (1.0 if factor is None else factor)
-                )
-            )
+            engine.add(scaled_losses(made, batch, 1.0 if factor is None else factor))
         return Layout.of(made).flatten(engine.take())
     finally:
         engine.close()
+
+
+def scaled_losses(model: ProfileEncoder, batch: Batch, factor: Tensor | float = 1.0) -> Losses:
+    """What an engine runs."""
+    return lambda tape: (
+        factor
+        * person_losses(
+            model,
+            batch,
+            attribute_weight=WEIGHT,
+            attribute_masking=1.0,
+            generator=generator("unused"),
+            per_person=True,
+            tape=tape,
+        )
+    )
 
 
 def gradients(people: Histories) -> list[Tensor]:
@@ -164,16 +168,7 @@ def test_a_sum_without_anybody_is_zero_and_taking_starts_afresh(name: EngineName
     layout = Layout.of(model)
     sums = []
     for _ in range(2):
-        engine.add(
-            lambda tape: person_losses(
-                model,
-                people.training_batch(torch.arange(3), LONG, None),
-                attribute_weight=WEIGHT,
-                attribute_masking=1.0,
-                generator=generator("unused"),
-                per_person=True,
-            )
-        )
+        engine.add(scaled_losses(model, people.training_batch(torch.arange(3), LONG, None)))
         sums.append(layout.flatten(engine.take()))
     engine.close()
     assert torch.equal(*sums)

@@ -109,7 +109,7 @@ def test_a_charge_that_forgot_the_grid_is_refused() -> None:
     "clipped", [nothing(0.6), ClippedSum(torch.zeros(SIZE - 1), 0.5)], ids=["larger norm", "other size"]
 )
 def test_a_sum_that_was_not_clipped_as_charged_is_refused(clipped: ClippedSum) -> None:
-    with pytest.raises(RefusedError, match="clipped to 0.5, got .* nothing was released"):
+    with pytest.raises(RefusedError, match=r"clipped to 0\.5, got .* nothing was released"):
         charged().release(clipped)
 
 
