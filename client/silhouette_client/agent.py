@@ -16,16 +16,27 @@ from silhouette_client.training.engine import EngineName
 from silhouette_client.training.local import train_plainly
 from silhouette_client.training.private import train_privately
 from silhouette_client.training.release import PlainUpdate, PrivateUpdate, Releasable
+from silhouette_client.training.statistics import popularity_sum, transition_sum
+from silhouette_client.training.step import ChargedNoise
 from silhouette_shared.config import Plan
 from silhouette_shared.errors import RefusedError
 from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
 from silhouette_shared.model.histories import Histories
+from silhouette_shared.model.pairs import pair_count
 from silhouette_shared.model.vector import Layout, write_vector
+from silhouette_shared.privacy.budget import Budget
 from silhouette_shared.privacy.grid import Grid
 from silhouette_shared.privacy.ledger import Charge
-from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.randomness import ReproducibleSource, SecretBytes, SecureSource
-from silhouette_shared.wire import DescribeRequest, Description, TrainReply, TrainRequest
+from silhouette_shared.wire import (
+    DescribeRequest,
+    Description,
+    StatisticReply,
+    StatisticRequest,
+    TrainReply,
+    TrainRequest,
+)
+from silhouette_shared.wire.messages import StatisticName
 
 Secrets = Callable[[int, str], SecretBytes]
 """Gives, for a round and the name of a purpose, the bytes that serve these two and nothing else."""
@@ -40,7 +51,8 @@ def unpredictable(round_number: int, purpose: str) -> SecretBytes:
 class Terms:
     """What a partner agreed to, beyond the plan."""
 
-    mechanism: SampledGaussian | None  # None: it answers without privacy, in a simulation only
+    budget: Budget | None  # None: it answers without privacy, in a simulation only
+    declared_people: int  # what it publishes as its size; no count of its people, if there is a budget
 
 
 class Agent:
@@ -51,7 +63,7 @@ class Agent:
         histories: Its people, already on the device where they stay.
         vocabulary: The public catalogue and attribute classes, on the same device.
         plan: The plan that this partner installed.
-        terms: Whether it trains with privacy, and the mechanism that its accounting reads.
+        terms: Whether it answers with privacy, and the mechanisms that its accounting reads.
         randomness: Reproducible; training without privacy draws from it, the partner and the round.
         ledger: Charged before every private release; a partner without privacy needs none.
         secrets: For the sampling and the noise of private training.
@@ -77,8 +89,8 @@ class Agent:
     ) -> None:
         if len(histories) == 0:
             raise RefusedError(f"{partner} holds no people; a partner needs at least one")
-        if terms.mechanism is not None and ledger is None:
-            raise ValueError("expected a ledger to charge private training to, got none")
+        if terms.budget is not None and ledger is None:
+            raise ValueError("expected a ledger to charge private releases to, got none")
         self.partner = partner
         self._histories = histories
         self._plan = plan
@@ -91,11 +103,11 @@ class Agent:
         self._turn = threading.Lock()  # one encoder, one round at a time
 
     def describe(self, request: DescribeRequest) -> Description:
-        """Name, public number of people, and the plan and model layout that this partner holds."""
+        """Name, declared number of people, and the plan and model layout that this partner holds."""
         return Description(
             run=request.run,
             partner=self.partner,
-            people=len(self._histories),
+            people=self._terms.declared_people,
             plan_digest=self._plan.digest,
             layout_digest=self._layout.digest,
         )
@@ -108,14 +120,13 @@ class Agent:
         """
         self._check(request)
         with self._turn:
-            parameters = torch.from_numpy(request.parameters).to(self._device)
-            write_vector(self._encoder, self._layout, parameters)
+            self._take_over(torch.from_numpy(request.parameters).to(self._device))
             update = self._update(request)
         return self._reply(request, update)
 
     def _update(self, request: TrainRequest) -> Releasable:
-        plan, mechanism = self._plan, self._terms.mechanism
-        if mechanism is None or self._ledger is None:
+        plan, budget = self._plan, self._terms.budget
+        if budget is None or self._ledger is None:
             source = self._randomness.child(request.round).child("objective")
             return train_plainly(
                 self._encoder,
@@ -125,6 +136,9 @@ class Agent:
                 request.round,
                 source.torch_generator(self._device),
             )
+        mechanism = budget.training
+        if mechanism is None:
+            raise RefusedError("expected a budget for training, got none; nothing was sent")
         grid = Grid.of(mechanism.clip_norm, plan.privacy.grid_bits)
         of_round = mechanism.after(plan.privacy.local_steps).on_grid(grid, self._layout.size)
         receipt = self._ledger.charge(
@@ -147,32 +161,92 @@ class Agent:
             request.round,
             receipt=receipt,
             mechanism=of_round,
-            declared_people=len(self._histories),
+            declared_people=self._terms.declared_people,
             secret=lambda purpose: self._secrets(request.round, purpose),
             engine=self._engine,
         )
 
-    def _check(self, request: TrainRequest) -> None:
-        if request.plan_digest != self._plan.digest:
-            raise RefusedError(
-                f"expected plan {self._plan.digest[:12]}, got {request.plan_digest[:12]}; "
-                "install the same plan on both sides"
+    def _take_over(self, model: torch.Tensor) -> None:
+        size = self._layout.size
+        write_vector(self._encoder, self._layout, model[:size])
+        try:
+            self._encoder.set_prior(model[size:])
+        except ValueError as error:
+            raise RefusedError(f"expected a model with a prior: {error}") from None
+
+    def count(self, statistic: StatisticName, request: StatisticRequest) -> StatisticReply:
+        """One noised sum over this partner's people, charged before its noise is drawn.
+
+        Raises:
+            RefusedError: If it is not one of the statistics of the plan that this partner installed.
+        """
+        self._check_plan(request.plan_digest)
+        budget = self._terms.budget
+        mechanism = None if budget is None else getattr(budget, statistic)
+        if mechanism is None or self._ledger is None:
+            raise RefusedError(f"expected a request of the plan, got one for {statistic}, which has no budget in it")
+        if request.statistic != statistic:
+            raise RefusedError(f"expected a request for {statistic}, got one for {request.statistic}")
+        items = len(self._encoder.item.weight) - 1
+        active = torch.from_numpy(request.active).to(self._device)
+        self._check_active(statistic, active, items)
+        size = items + 1 if statistic == "popularity" else pair_count(len(active))
+        grid = Grid.of(mechanism.clip_norm, self._plan.privacy.grid_bits)
+        released = mechanism.on_grid(grid, size)
+        receipt = self._ledger.charge(
+            Charge(
+                run=request.run,
+                round=0,
+                purpose=statistic,
+                mechanism=released,
+                delta=self._plan.privacy.delta,
+                plan_digest=self._plan.digest,
+                model_digest=hashlib.sha256(request.active.tobytes()).hexdigest(),
             )
-        private = self._terms.mechanism is not None
+        )
+        noise = ChargedNoise(receipt, released, self._secrets(0, statistic), grid, size)
+        noise.begin()
+        if statistic == "popularity":
+            clipped = popularity_sum(self._histories, items)
+        else:
+            clipped = transition_sum(self._histories, active, self._plan.statistics.window, items)
+        noised = noise.release(clipped)
+        return StatisticReply(
+            run=request.run,
+            statistic=statistic,
+            plan_digest=request.plan_digest,
+            total=noised.value().cpu().numpy(),
+        )
+
+    def _check_active(self, statistic: StatisticName, active: torch.Tensor, items: int) -> None:
+        expected = 0 if statistic == "popularity" else min(self._plan.statistics.active_items, items)
+        if len(active) != expected:
+            raise RefusedError(f"expected {expected} active items, got {len(active)}")
+        if len(active) and (int(active.min()) < 1 or int(active.max()) > items or len(active.unique()) < len(active)):
+            raise RefusedError(f"expected different active items from 1 to {items}, got others")
+
+    def _check_plan(self, digest: str) -> None:
+        if digest != self._plan.digest:
+            raise RefusedError(
+                f"expected plan {self._plan.digest[:12]}, got {digest[:12]}; install the same plan on both sides"
+            )
+
+    def _check(self, request: TrainRequest) -> None:
+        self._check_plan(request.plan_digest)
+        private = self._terms.budget is not None
         rounds = self._plan.privacy.rounds if private else self._plan.training.rounds
         if not 1 <= request.round <= rounds:
             raise RefusedError(f"expected a round from 1 to {rounds}, got {request.round}")
-        if request.parameters.shape != (self._layout.size,):
-            raise RefusedError(
-                f"expected a model of {self._layout.size} parameters, got shape {request.parameters.shape}"
-            )
+        size = self._layout.size + self._encoder.prior_size
+        if request.parameters.shape != (size,):
+            raise RefusedError(f"expected a model of {size} parameters, got shape {request.parameters.shape}")
         if not np.isfinite(request.parameters).all():  # torch's takes 20 times as long
             raise RefusedError("expected a finite model, got infinite or undefined parameters")
 
     def _reply(self, request: TrainRequest, update: Releasable) -> TrainReply:
-        if self._terms.mechanism is not None and not isinstance(update, PrivateUpdate):
+        if self._terms.budget is not None and not isinstance(update, PrivateUpdate):
             raise RefusedError("expected a private update, got one without noise; nothing was sent")
-        if self._terms.mechanism is None and not isinstance(update, PlainUpdate):
+        if self._terms.budget is None and not isinstance(update, PlainUpdate):
             raise RefusedError("expected an update without noise, got a private one")
         return TrainReply(
             run=request.run,

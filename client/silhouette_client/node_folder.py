@@ -24,7 +24,7 @@ from silhouette_shared.errors import IntegrityError, UsageError
 from silhouette_shared.model.encoder import Vocabulary
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.privacy.ledger import Limits
-from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_shared.privacy.budget import Budget
 from silhouette_shared.randomness import ReproducibleSource
 from silhouette_shared.wire.agreement import Agreement, read_agreement, write_agreement
 
@@ -44,7 +44,8 @@ def write_node_folder(
     plan: Plan,
     vocabulary: Vocabulary,
     partners: dict[str, Histories],
-    mechanism: SampledGaussian | None,
+    declared_people: dict[str, int],
+    budget: Budget | None,
     seed_path: tuple[str, ...],
 ) -> None:
     """Write everything that the agents of `partners` need.
@@ -54,7 +55,8 @@ def write_node_folder(
         plan: The plan that all of them agree to.
         vocabulary: Public catalogue.
         partners: People by partner name.
-        mechanism: None trains without privacy.
+        declared_people: What each partner publishes as its size; no count of its people in a private mode.
+        budget: None trains without privacy.
         seed_path: Names under the plan's seed from which this training draws.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,8 +73,8 @@ def write_node_folder(
         Agreement(
             plan=plan,
             vocabulary=vocabulary,
-            partners=tuple(sorted(partners)),
-            mechanism=mechanism,
+            declared_people={name: declared_people[name] for name in partners},
+            budget=budget,
             seed_path=seed_path,
         ),
     )
@@ -128,9 +130,9 @@ def open_agent(folder: Path, index: int, device: torch.device, fittings: Fitting
         histories=histories.to(device),
         vocabulary=agreement.vocabulary,
         plan=agreement.plan,
-        terms=Terms(mechanism=agreement.mechanism),
+        terms=Terms(budget=agreement.budget, declared_people=agreement.declared_people[names[index]]),
         randomness=ReproducibleSource(agreement.plan.seed).child(*agreement.seed_path),
-        ledger=None if agreement.mechanism is None else fittings.ledger(folder / names[index], agreement),
+        ledger=None if agreement.budget is None else fittings.ledger(folder / names[index], agreement),
         secrets=fittings.secrets(agreement, names[index]),
         engine=fittings.engine,
     )

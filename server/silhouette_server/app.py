@@ -11,11 +11,12 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from silhouette_server.coordination.federation import CheckedStrategy, Job
-from silhouette_shared.config import Replies
+from silhouette_server.coordination.federation import CheckedStrategy, Counting, Job
+from silhouette_shared.config import Plan, Replies
 from silhouette_shared.errors import UsageError
-from silhouette_shared.model.encoder import ProfileEncoder
+from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
 from silhouette_shared.model.vector import Layout, read_vector
+from silhouette_shared.privacy.budget import Budget
 from silhouette_shared.randomness import ReproducibleSource
 from silhouette_shared.wire.agreement import read_agreement
 
@@ -25,7 +26,14 @@ JOB_VARIABLE = "SILHOUETTE_JOB"
 
 def make_server_app(job: Job, on_done: Callable[[CheckedStrategy], None] = lambda strategy: None) -> ServerApp:
     """A ServerApp that runs `job` once and hands the finished strategy to `on_done`."""
-    server_app = ServerApp()
+    server_def counting_of(plan: Plan, vocabulary: Vocabulary, budget: Budget | None) -> Counting | None:
+    """The statistics of a run; None if its budget has none."""
+    if budget is None or budget.popularity is None:
+        return None
+    return Counting(settings=plan.statistics, budget=budget, content=vocabulary.content)
+
+
+app = ServerApp()
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
@@ -52,10 +60,11 @@ def open_job(folder: Path) -> Job:
         run=f"{plan.digest[:16]}/{agreement.seed_path[-1]}",
         plan_digest=plan.digest,
         layout=layout,
-        schedule=plan.training if agreement.mechanism is None else plan.privacy,
+        schedule=plan.training if agreement.budget is None else plan.privacy,
         replies=plan.replies if len(agreement.partners) > 1 else Replies(),
         partners=len(agreement.partners),
         initial=read_vector(encoder, layout),
+        counting=counting_of(plan, agreement.vocabulary, agreement.budget),
         checkpoint=folder / "checkpoint.safetensors",
     )
 

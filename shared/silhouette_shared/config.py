@@ -37,6 +37,7 @@ RowName = Literal[
     "ease",
     "local_only",
     "federated",
+    "private_statistics",
     "federated_private",
     "pooled",
 ]
@@ -157,7 +158,10 @@ class Schedule:
     update_limit: float  # largest magnitude of one coordinate of an answer
 
     def _check_schedule(self, table: str) -> None:
-        _require(1 <= self.rounds <= 100_000, f"{table}.rounds", "1 to 100000 rounds", self.rounds)
+        fewest = 0 if table == "privacy" else 1  # with privacy the statistics may be all there is
+        _require(
+            fewest <= self.rounds <= 100_000, f"{table}.rounds", f"{fewest} to 100000 rounds", self.rounds
+        )
         for name in ("learning_rate", "server_learning_rate", "update_limit"):
             value = getattr(self, name)
             _require(value > 0, f"{table}.{name}", "a positive number", value)
@@ -168,7 +172,7 @@ class Schedule:
             self.final_learning_rate,
         )
         _require(
-            0 <= self.warm_up_rounds < self.rounds,
+            0 <= self.warm_up_rounds < max(1, self.rounds),
             f"{table}.warm_up_rounds",
             f"0 to below the {self.rounds} rounds",
             self.warm_up_rounds,
@@ -297,6 +301,57 @@ class Privacy(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Statistics:
+    """What is counted with privacy before the private training, and the prior that is made of it.
+
+    Shares are of the run's budget, counted as budgets of Gaussian noise add up: a release with share s has
+    1 / sqrt(s) times the noise that it would have alone. Training has what is left; without training rounds the two
+    statistics divide everything between them in the ratio of their shares.
+    """
+
+    popularity_share: float = 0.2  # 0 leaves all statistics out
+    transition_share: float = 0.3  # 0 leaves the transitions out
+    active_items: int = 100  # most popular items between which transitions are counted
+    window: int = 20  # events apart at most; a pair counts 1 / distance
+    rank: int = 16  # features of an item, from the transitions
+    half_life: float = 2.0  # events after which an event counts half among what was done lately
+    content_half_life: float = 7.0  # the same for the content vectors
+    transition_weight: float = 1.0  # of the features in the scores; 1 gives every pair a score of about one
+    content_weight: float = 6.0  # of the content in the scores, times how far the transitions bear the content out
+
+    @model_validator(mode="after")
+    def _check(self) -> "Statistics":
+        for name in ("popularity_share", "transition_share"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"statistics.{name}", "a share from 0 to 1", value)
+        together = self.popularity_share + self.transition_share
+        _require(together <= 1, "statistics.transition_share", "shares of at most 1 together", together)
+        _require(
+            self.popularity_share > 0 or self.transition_share == 0,
+            "statistics.popularity_share",
+            "a share above 0, for transitions are counted between the most popular items",
+            self.popularity_share,
+        )
+        _require(
+            2 <= self.active_items <= 20_000, "statistics.active_items", "2 to 20000 items", self.active_items
+        )
+        _require(1 <= self.window <= 1000, "statistics.window", "1 to 1000 events", self.window)
+        _require(1 <= self.rank <= 1024, "statistics.rank", "1 to 1024 features", self.rank)
+        for name in ("half_life", "content_half_life"):
+            value = getattr(self, name)
+            _require(value > 0, f"statistics.{name}", "a positive number of events", value)
+        for name in ("transition_weight", "content_weight"):
+            value = getattr(self, name)
+            _require(value >= 0, f"statistics.{name}", "0 or more", value)
+        return self
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is counted."""
+        return self.popularity_share > 0
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Replies:
     """When the coordinator goes on without a partner and when it stops."""
 
@@ -331,6 +386,7 @@ class Evaluation:
         "ease",
         "local_only",
         "federated",
+        "private_statistics",
         "federated_private",
         "pooled",
     )
@@ -363,6 +419,7 @@ class Plan:
     model: Model = field(default_factory=Model)
     training: Training = field(default_factory=Training)
     privacy: Privacy = field(default_factory=Privacy)
+    statistics: Statistics = field(default_factory=Statistics)
     replies: Replies = field(default_factory=Replies)
     evaluation: Evaluation = field(default_factory=Evaluation)
 
@@ -380,6 +437,19 @@ class Plan:
             "replies.minimum",
             f"at most the {self.partition.partners} partners",
             self.replies.minimum,
+        )
+        together = self.statistics.popularity_share + self.statistics.transition_share
+        _require(
+            self.privacy.mode == "none" or self.privacy.rounds > 0 or self.statistics.on,
+            "privacy.rounds",
+            "at least 1 round, or statistics",
+            self.privacy.rounds,
+        )
+        _require(
+            self.privacy.mode == "none" or self.privacy.rounds == 0 or together < 1,
+            "statistics.transition_share",
+            "shares below 1 together, to leave something for the training rounds (privacy.rounds = 0 has none)",
+            together,
         )
         return self
 

@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,14 @@ WIRE_VERSION = 1
 
 DESCRIBE = "query.describe"
 TRAIN = "train"
+POPULARITY = "train.popularity"
+TRANSITIONS = "train.transitions"
 """Flower message types that a partner answers."""
+
+StatisticName = Literal["popularity", "transitions"]
+"""What a partner counts before training; each has its own message type."""
+
+_MOST_ITEMS = 2**24  # every smaller number is a float32
 
 _CONFIG = "silhouette"
 _ARRAYS = "arrays"
@@ -51,7 +59,10 @@ class DescribeRequest:
 
 @dataclass(frozen=True)
 class Description:
-    """A partner's answer: its name and the number of its people, which the roster makes public."""
+    """A partner's answer: its name and the number of people that it declares, which the roster makes public.
+
+    In a private mode the number is its operator's declaration and no count: it does not change with one person.
+    """
 
     run: str
     partner: str
@@ -89,13 +100,81 @@ class Description:
 
 
 @dataclass(frozen=True)
+class StatisticRequest:
+    """Asks a partner for one noised sum before the training."""
+
+    run: str
+    statistic: StatisticName
+    plan_digest: str
+    active: npt.NDArray[np.int64]  # (M,) public item numbers that transitions are counted between; else none
+
+    def encode(self) -> RecordDict:
+        """The message as Flower records."""
+        return _records(
+            {"run": self.run, "statistic": self.statistic, "plan": self.plan_digest},
+            {"active": self.active.astype(np.float32)},  # exact: there are fewer than 2^24 items
+        )
+
+    @classmethod
+    def decode(cls, records: RecordDict) -> "StatisticRequest":
+        """The message from Flower records; WireError if the form differs."""
+        config, arrays = _take(records, {"run": str, "statistic": str, "plan": str}, ("active",))
+        numbers = arrays["active"]
+        active = np.nan_to_num(numbers, posinf=0.0, neginf=0.0).astype(np.int64)
+        if not np.array_equal(active.astype(np.float32), numbers) or (len(active) and active.max() >= _MOST_ITEMS):
+            raise WireError("expected active to hold item numbers, got something else")
+        return cls(
+            run=str(config["run"]),
+            statistic=_statistic(config["statistic"]),
+            plan_digest=str(config["plan"]),
+            active=active,
+        )
+
+
+@dataclass(frozen=True)
+class StatisticReply:
+    """A partner's sum with its noise: nothing else leaves."""
+
+    run: str
+    statistic: StatisticName
+    plan_digest: str
+    total: FloatVector  # (D,)
+
+    def encode(self) -> RecordDict:
+        """The message as Flower records."""
+        return _records(
+            {"run": self.run, "statistic": self.statistic, "plan": self.plan_digest},
+            {"total": self.total},
+        )
+
+    @classmethod
+    def decode(cls, records: RecordDict) -> "StatisticReply":
+        """The message from Flower records; WireError if the form differs."""
+        config, arrays = _take(records, {"run": str, "statistic": str, "plan": str}, ("total",))
+        return cls(
+            run=str(config["run"]),
+            statistic=_statistic(config["statistic"]),
+            plan_digest=str(config["plan"]),
+            total=arrays["total"],
+        )
+
+
+def _statistic(name: object) -> StatisticName:
+    if name == "popularity":
+        return "popularity"
+    if name == "transitions":
+        return "transitions"
+    raise WireError("expected the statistic popularity or transitions, got another one")
+
+
+@dataclass(frozen=True)
 class TrainRequest:
     """Asks a partner for its update of the global model in one round."""
 
     run: str
     round: int
     plan_digest: str
-    parameters: FloatVector  # (D,)
+    parameters: FloatVector  # (D + P,) the model, then the prior of a run with statistics
 
     def encode(self) -> RecordDict:
         """The message as Flower records."""
