@@ -29,6 +29,7 @@ DimensionName = Literal["activity", "rhythm", "demographics", "interests", "cont
 _NAME = re.compile(r"(?=[^A-Za-z0-9]*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
 
 PrivacyMode = Literal["local", "none"]
+Clipping = Literal["flat", "automatic"]
 PartitionScheme = Literal["random", "dirichlet", "sizes", "attribute"]
 RowName = Literal[
     "popularity",
@@ -213,12 +214,19 @@ class Training(Schedule):
     weight_decay: float = 0.0
     attribute_weight: float = 0.1  # of the attribute losses, beside next item
     attribute_masking: float = 0.5  # chance that a declared attribute is hidden and has to be guessed
+    negatives: int = 0  # items in the softmax beside the next one, drawn evenly each step; 0 for the whole catalogue
 
     @model_validator(mode="after")
     def _check(self) -> "Training":
         self._check_schedule("training")
         _require(self.local_epochs >= 1, "training.local_epochs", "at least 1", self.local_epochs)
         _require(self.batch_size >= 1, "training.batch_size", "at least 1", self.batch_size)
+        _require(
+            self.negatives >= 0,
+            "training.negatives",
+            "0 for the whole catalogue, or a number of items",
+            self.negatives,
+        )
         for name in ("weight_decay", "attribute_weight"):
             value = getattr(self, name)
             _require(value >= 0, f"training.{name}", "0 or more", value)
@@ -244,8 +252,11 @@ class Privacy(Schedule):
     epsilon: float = 8.0
     delta: float = 1e-5
     clip_norm: float = 1.0
+    clipping: Clipping = "flat"  # automatic scales every gradient to nearly the clip norm
+    clip_stability: float = 0.01  # added to the norm in automatic clipping
     sampling_rate: float = 0.2
     local_steps: int = 1
+    grid_bits: int = 16  # a noised sum is whole numbers of clip_norm x 2^-grid_bits
     optimiser: Literal["sgd", "adam"] = "sgd"
     rounds: int = 60
     learning_rate: float = 1.0
@@ -266,7 +277,9 @@ class Privacy(Schedule):
             self.epsilon,
         )
         _require(0 < self.delta < 1, "privacy.delta", "a number between 0 and 1", self.delta)
-        _require(self.clip_norm > 0, "privacy.clip_norm", "a positive number", self.clip_norm)
+        for name in ("clip_norm", "clip_stability"):
+            value = getattr(self, name)
+            _require(value > 0, f"privacy.{name}", "a positive number", value)
         _require(
             0 < self.sampling_rate <= 1,
             "privacy.sampling_rate",
@@ -274,6 +287,7 @@ class Privacy(Schedule):
             self.sampling_rate,
         )
         _require(self.local_steps >= 1, "privacy.local_steps", "at least 1", self.local_steps)
+        _require(6 <= self.grid_bits <= 24, "privacy.grid_bits", "6 to 24 bits", self.grid_bits)
         return self
 
     @property

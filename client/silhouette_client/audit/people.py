@@ -25,9 +25,7 @@ def made_up_vocabulary(items: int, content_width: int, source: ReproducibleSourc
     categories[np.arange(1, items + 1), draw.integers(0, _CATEGORIES, items)] = 1.0
     content = draw.standard_normal((items + 1, content_width)).astype(np.float32) / np.float32(np.sqrt(content_width))
     content[0] = 0.0
-    return Vocabulary(
-        categories=torch.from_numpy(categories), content=torch.from_numpy(content), attributes=ATTRIBUTES
-    )
+    return Vocabulary(categories=torch.from_numpy(categories), content=torch.from_numpy(content), attributes=ATTRIBUTES)
 
 
 def made_up_people(people: int, items: int, window: int, source: ReproducibleSource) -> Histories:

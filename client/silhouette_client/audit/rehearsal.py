@@ -18,17 +18,18 @@ from torch import Tensor, nn
 
 from silhouette_client.audit.measures import NoiseMeter
 from silhouette_client.audit.people import with_newcomers
+from silhouette_client.policy.ledger_store import Ledger
+from silhouette_client.policy.receipt import Receipt
 from silhouette_client.training.engine import Engine, EngineName, Losses
-from silhouette_client.training.private import SecretOf, people_at_once
-from silhouette_client.training.step import ChargedNoise, Paid, make_engine, private_step
+from silhouette_client.training.private import SecretOf, people_at_once, step_losses
+from silhouette_client.training.step import ChargedNoise, make_engine, private_step
 from silhouette_shared.config import Plan
-from silhouette_shared.errors import RefusedError
 from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
 from silhouette_shared.model.histories import Histories
-from silhouette_shared.model.objective import draw_negatives, person_losses
 from silhouette_shared.model.softmax import Tape
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.grid import Grid
+from silhouette_shared.privacy.ledger import Charge, Limits
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.randomness import unpredictable_generator
 
@@ -45,20 +46,6 @@ class CanaryEncoder(ProfileEncoder):
     def __init__(self, plan: Plan, vocabulary: Vocabulary, coordinates: int) -> None:
         super().__init__(plan.model, vocabulary, plan.data.history_length)
         self.canary = nn.Embedding(1 + coordinates, 1)
-
-
-@dataclass
-class UnchargedReceipt:
-    """Lets noise be drawn once, for made-up people, whom no budget has to cover."""
-
-    redeemed: bool = False
-
-    def redeem(self, mechanism: SampledGaussian) -> None:
-        """Take the receipt, once; it is for any mechanism."""
-        del mechanism
-        if self.redeemed:
-            raise RefusedError("expected a receipt that was not used, got one that was; audit again")
-        self.redeemed = True
 
 
 class _Recorder:
@@ -117,7 +104,7 @@ def rehearse(
     real, everybody = len(histories), with_newcomers(histories, len(numbers))
     coordinate_of = torch.cat([torch.zeros(real, dtype=torch.int64), numbers])
     generator = unpredictable_generator(secret("objective"))
-    receipt: Paid = UnchargedReceipt()
+    receipt = _charged(mechanism, plan)
     grid = Grid.of(privacy.clip_norm, privacy.grid_bits)
     charged = ChargedNoise(receipt, mechanism, secret("noise"), grid, layout.size)
     sampling = secret("sampling")
@@ -138,28 +125,17 @@ def rehearse(
     try:
         for _ in range(mechanism.steps):
             drawn: list[Tensor] = []
-            negatives = draw_negatives(len(encoder.item.weight) - 1, training.negatives, generator)
+            usual = step_losses(encoder, everybody, training, generator)
 
-            def losses(rows: Tensor, drawn: list[Tensor] = drawn, negatives: Tensor | None = negatives) -> Losses:
+            def losses(rows: Tensor, drawn: list[Tensor] = drawn, usual: Callable[[Tensor], Losses] = usual) -> Losses:
                 drawn.append(rows)
-                batch = everybody.training_batch(rows, encoder.history_length, generator)
-                own = coordinate_of[rows]
+                own, run = coordinate_of[rows], usual(rows)
 
-                def run(tape: Tape | None) -> Tensor:
-                    usual = person_losses(
-                        encoder,
-                        batch,
-                        attribute_weight=training.attribute_weight,
-                        attribute_masking=training.attribute_masking,
-                        generator=generator,
-                        negatives=negatives,
-                        per_person=True,
-                        tape=tape,
-                    )
+                def with_canaries(tape: Tape | None) -> Tensor:
                     along = encoder.canary(own[:, None]).flatten()
-                    return torch.where(own > 0, CANARY_NORM * privacy.clip_norm * along, usual)
+                    return torch.where(own > 0, CANARY_NORM * privacy.clip_norm * along, run(tape))
 
-                return run
+                return with_canaries
 
             noised = private_step(
                 recorder,
@@ -182,6 +158,23 @@ def rehearse(
     finally:
         recorder.close()
     return Rehearsed(meter, tuple(samples), len(everybody), scores)
+
+
+def _charged(mechanism: SampledGaussian, plan: Plan) -> Receipt:
+    """A receipt of a ledger that ends with the audit: made-up people have no budget to spend."""
+    delta = plan.privacy.delta
+    ledger = Ledger.in_memory(Limits(epsilon_per_run=None, epsilon_per_year=None, delta=delta), node="audit")
+    return ledger.charge(
+        Charge(
+            run="audit",
+            round=1,
+            purpose="audit",
+            mechanism=mechanism,
+            delta=delta,
+            plan_digest=plan.digest,
+            model_digest="",
+        )
+    )
 
 
 def _step(optimiser: torch.optim.Optimizer, encoder: CanaryEncoder, layout: Layout, direction: Tensor) -> None:

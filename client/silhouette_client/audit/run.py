@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-
 from silhouette_client.audit.code import code_digests
 from silhouette_client.audit.gradients import FEWEST, examine, kept
 from silhouette_client.audit.measures import correlations, sampling
@@ -145,9 +144,7 @@ def audit(
         noise=here.meter.noise(),
         correlations=correlations(here.meter, there.meter),
         sampling=sampling(here.samples, there.samples, here.people),
-        canaries=Canaries(
-            seed=settings.seed, scores=tuple(here.scores.tolist()), kept=kept(plan.privacy, CANARY_NORM)
-        ),
+        canaries=Canaries(seed=settings.seed, scores=tuple(here.scores.tolist()), kept=kept(plan.privacy, CANARY_NORM)),
         epsilons={AUDITED: account(mechanism, delta), PLANNED: account(planned, delta)},
     )
     return conclude(_subject(plan, Layout.of(encoder), engine), evidence)
@@ -189,5 +186,3 @@ def _subject(plan: Plan, layout: Layout, engine: EngineName) -> Subject:
         engine=engine,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-

@@ -29,6 +29,7 @@ from silhouette_shared.model.dimensions import (
     running_mean_weights,
 )
 from silhouette_shared.model.histories import GAP_BUCKETS, VALUE_BUCKETS, Batch
+from silhouette_shared.model.softmax import Scorer
 from silhouette_shared.schema import BEHAVIOURS
 
 
@@ -256,6 +257,13 @@ class ProfileEncoder(nn.Module):
         """Scores of all items, shape (..., V + 1); column 0 is padding and never a candidate."""
         scores: Tensor = self.score_item(state) + self.score_content(state) @ self.get_buffer("content").T
         return scores.index_fill(-1, scores.new_zeros(1, dtype=torch.long), -torch.inf)
+
+    @property
+    def scorer(self) -> Scorer:
+        """What item scores are made of, for a loss that never holds more than one tensor of their size."""
+        return Scorer(
+            table=self.score_item.weight, projection=self.score_content.weight, content=self.get_buffer("content")
+        )
 
     def attribute_scores(self, profile: Tensor) -> Sequence[Tensor]:
         """Scores of every attribute's classes from profile vectors (..., H), one tensor each."""

@@ -1,4 +1,4 @@
-"""User-level differential privacy: the mechanism, and what it costs."""
+"""User-level differential privacy: the mechanism, its noise, and what it costs."""
 
 from silhouette_shared.privacy.accounting import (
     Accountant,
@@ -7,6 +7,19 @@ from silhouette_shared.privacy.accounting import (
     epsilon,
     epsilons,
 )
+from silhouette_shared.privacy.grid import Grid, check_ring
 from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_shared.privacy.noise import drawn_beside, rounded_gaussian
 
-__all__ = ["Accountant", "SampledGaussian", "calibrate", "curve", "epsilon", "epsilons"]
+__all__ = [
+    "Accountant",
+    "Grid",
+    "SampledGaussian",
+    "calibrate",
+    "check_ring",
+    "curve",
+    "drawn_beside",
+    "epsilon",
+    "epsilons",
+    "rounded_gaussian",
+]
