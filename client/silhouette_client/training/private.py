@@ -90,36 +90,50 @@ def train_privately(
     try:
         optimiser = _SteppingOptimizer(encoder, layout, privacy, round_number, charged, declared_people)
         for _ in range(privacy.local_steps):
-            negatives = draw_negatives(len(encoder.item.weight) - 1, training.negatives, generator)
-
-            def losses(rows: Tensor, negatives: Tensor | None = negatives) -> Losses:
-                batch = histories.training_batch(rows, encoder.history_length, generator)
-                return lambda tape: person_losses(
-                    encoder,
-                    batch,
-                    attribute_weight=training.attribute_weight,
-                    attribute_masking=training.attribute_masking,
-                    generator=generator,
-                    negatives=negatives,
-                    per_person=True,
-                    tape=tape,
-                )
-
             optimiser.step_along(
                 private_step(
                     watching,
                     layout,
                     len(histories),
-                    losses,
+                    step_losses(encoder, histories, training, generator),
                     charged,
                     sampling,
-                    at_once=_people_at_once(engine, encoder, training),
+                    at_once=people_at_once(engine, encoder, training),
                     device=device,
                 )
             )
     finally:
         watching.close()
     return PrivateUpdate(read_vector(encoder, layout) - before, charged.mechanism)
+
+
+def step_losses(
+    encoder: ProfileEncoder, histories: Histories, training: Training, generator: torch.Generator
+) -> Callable[[Tensor], Losses]:
+    """What one step minimises: for row numbers (B,), what an engine runs to get one loss each.
+
+    Args:
+        encoder: In training.
+        histories: The partner's people.
+        training: The objective.
+        generator: For negatives, which all virtual batches of the step share, and for windows, hiding and dropout.
+    """
+    negatives = draw_negatives(len(encoder.item.weight) - 1, training.negatives, generator)
+
+    def losses(rows: Tensor) -> Losses:
+        batch = histories.training_batch(rows, encoder.history_length, generator)
+        return lambda tape: person_losses(
+            encoder,
+            batch,
+            attribute_weight=training.attribute_weight,
+            attribute_masking=training.attribute_masking,
+            generator=generator,
+            negatives=negatives,
+            per_person=True,
+            tape=tape,
+        )
+
+    return losses
 
 
 class _SteppingOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
@@ -161,7 +175,8 @@ class _SteppingOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
             parameter.grad = parameter.summed_grad
 
 
-def _people_at_once(engine: EngineName, encoder: ProfileEncoder, training: Training) -> int:
+def people_at_once(engine: EngineName, encoder: ProfileEncoder, training: Training) -> int:
+    """Largest virtual batch: what the engine holds of it stays small."""
     candidates = training.negatives + 1 if training.negatives else len(encoder.item.weight)
     scores = 4 * encoder.history_length * candidates
     return max(1, min(_PEOPLE_AT_ONCE[engine], _LARGEST_SCORES // scores))
