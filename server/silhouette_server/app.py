@@ -26,14 +26,7 @@ JOB_VARIABLE = "SILHOUETTE_JOB"
 
 def make_server_app(job: Job, on_done: Callable[[CheckedStrategy], None] = lambda strategy: None) -> ServerApp:
     """A ServerApp that runs `job` once and hands the finished strategy to `on_done`."""
-    server_def counting_of(plan: Plan, vocabulary: Vocabulary, budget: Budget | None) -> Counting | None:
-    """The statistics of a run; None if its budget has none."""
-    if budget is None or budget.popularity is None:
-        return None
-    return Counting(settings=plan.statistics, budget=budget, content=vocabulary.content)
-
-
-app = ServerApp()
+    server_app = ServerApp()
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
@@ -67,6 +60,13 @@ def open_job(folder: Path) -> Job:
         counting=counting_of(plan, agreement.vocabulary, agreement.budget),
         checkpoint=folder / "checkpoint.safetensors",
     )
+
+
+def counting_of(plan: Plan, vocabulary: Vocabulary, budget: Budget | None) -> Counting | None:
+    """The statistics of a run; None if its budget has none."""
+    if budget is None or budget.popularity is None:
+        return None
+    return Counting(settings=plan.statistics, budget=budget, content=vocabulary.content)
 
 
 app = ServerApp()
