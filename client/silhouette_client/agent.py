@@ -7,7 +7,6 @@ import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -227,7 +226,7 @@ class Agent:
     def _statistic_name(self, purpose: str) -> StatisticName:
         for name in ("popularity", "transitions"):
             if purpose == name:
-                return cast(StatisticName, name)
+                return name
         raise RefusedError(f"expected a round for training, popularity or transitions, got {purpose[:40]!r}")
 
     def _ledger_head(self) -> bytes:

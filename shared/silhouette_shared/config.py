@@ -367,6 +367,17 @@ class Replies:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Aggregation:
+    """Who may see one partner's answer.
+
+    With `sa-1` the coordinator learns the sum over the partners and nothing else about any of them. With `none` it
+    sees every partner's answer, which in the private modes is noised.
+    """
+
+    protocol: Literal["none", "sa-1"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Evaluation:
     """How quality is measured: leave-one-out, full ranking, seen items removed, ties against us.
 
@@ -416,6 +427,7 @@ class Plan:
     training: Training = field(default_factory=Training)
     privacy: Privacy = field(default_factory=Privacy)
     statistics: Statistics = field(default_factory=Statistics)
+    aggregation: Aggregation = field(default_factory=Aggregation)
     replies: Replies = field(default_factory=Replies)
     evaluation: Evaluation = field(default_factory=Evaluation)
 
@@ -433,6 +445,12 @@ class Plan:
             "replies.minimum",
             f"at most the {self.partition.partners} partners",
             self.replies.minimum,
+        )
+        _require(
+            self.aggregation.protocol == "none" or 3 <= self.partition.partners <= 50,
+            "aggregation.protocol",
+            "3 to 50 partners for sa-1 (with fewer a sum shows a partner the other's part; none goes without it)",
+            f"{self.partition.partners} partners",
         )
         together = self.statistics.popularity_share + self.statistics.transition_share
         _require(

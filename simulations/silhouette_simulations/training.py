@@ -9,16 +9,20 @@ from torch import Tensor
 
 from silhouette_client.node_folder import write_node_folder
 from silhouette_client.training.engine import EngineName
-from silhouette_server.app import counting_of, make_server_app
+from silhouette_server.app import counting_of, make_server_app, secure_job
 from silhouette_server.coordination.federation import CheckedStrategy, Job, RoundRecord
+from silhouette_server.coordination.secure import Desk
 from silhouette_shared.config import Plan
 from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
 from silhouette_shared.model.prior import PriorShape
 from silhouette_shared.model.vector import Layout, read_vector, write_vector
 from silhouette_shared.privacy.budget import Budget
 from silhouette_shared.randomness import ReproducibleSource
+from silhouette_shared.secagg import Identity, Pins
+from silhouette_shared.secagg.keys import KEY_BYTES
 from silhouette_shared.wire.agreement import vocabulary_for
 from silhouette_simulations.backend import Backend, run_apps
+from silhouette_simulations.repeatable import RepeatableBytes
 from silhouette_simulations.world import PartnerData, World
 
 
@@ -72,6 +76,34 @@ def declared_people(people: int, budget: Budget | None) -> int:
     return -(-people // unit) * unit
 
 
+@dataclass(frozen=True)
+class _Keys:
+    """Signing keys of everybody in a simulation, which its seed repeats."""
+
+    coordinator: bytes
+    partners: dict[str, bytes]
+
+    @property
+    def pins(self) -> Pins:
+        """The public halves."""
+        return Pins(
+            Identity(self.coordinator).public, {name: Identity(key).public for name, key in self.partners.items()}
+        )
+
+    def desk(self, folder: Path) -> Desk:
+        """The coordinator's side."""
+        return Desk(Identity(self.coordinator), self.pins, folder)
+
+
+def _keys(plan: Plan, name: str, partners: Sequence[PartnerData]) -> _Keys:
+    source = ReproducibleSource(plan.seed).child("training", name, "identity")
+
+    def key(*path: str) -> bytes:
+        return RepeatableBytes(source.child(*path)).bytes(KEY_BYTES)
+
+    return _Keys(key("coordinator"), {partner.name: key("partner", partner.name) for partner in partners})
+
+
 def train_together(
     plan: Plan,
     world: World,
@@ -99,14 +131,19 @@ def train_together(
     initial = new_encoder(plan, vocabulary, torch.device("cpu"))
     layout = Layout.of(initial)
     nodes = folder / "nodes"
+    keys = _keys(plan, name, partners) if plan.aggregation.protocol == "sa-1" and len(partners) > 1 else None
+    pins = None if keys is None else keys.pins
+    declared = {partner.name: declared_people(len(partner), budget) for partner in partners}
     write_node_folder(
         nodes,
         plan=plan,
         vocabulary=vocabulary,
         partners={partner.name: partner.known for partner in partners},
-        declared_people={partner.name: declared_people(len(partner), budget) for partner in partners},
+        declared_people=declared,
         budget=budget,
         seed_path=("training", name),
+        pins=pins,
+        identities=None if keys is None else keys.partners,
     )
     job = Job(
         run=f"{plan.digest[:16]}/{name}",
@@ -117,6 +154,9 @@ def train_together(
         partners=len(partners),
         initial=read_vector(initial, layout),
         counting=counting_of(plan, vocabulary, budget),
+        secure=None
+        if keys is None
+        else secure_job(plan, vocabulary, budget, layout.size, keys.desk(folder / "secure"), max(declared.values())),
         checkpoint=folder / "checkpoint.safetensors",
         on_round=on_round,
     )

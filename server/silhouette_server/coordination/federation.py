@@ -8,8 +8,8 @@ bad or missing answer costs that answer, and too few answers are a failure that 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from silhouette_server.coordination.checkpoints import (
     write_checkpoint,
 )
 from silhouette_server.coordination.roster import Member, build_roster, by_node
+from silhouette_server.coordination.secure import Desk, SecureRounds, SecureSum, VoidRoundError
 from silhouette_server.statistics import ReleasedSum, active_items, make_prior
 from silhouette_server.strategy.aggregation import OrderedMean
 from silhouette_server.strategy.optimisers import ServerOptimiser
@@ -35,19 +36,26 @@ from silhouette_server.strategy.validation import (
     InvalidReplyError,
     check_update,
 )
-from silhouette_shared.config import Replies, Schedule, Statistics
+from silhouette_shared.config import Plan, Replies, Schedule, Statistics
 from silhouette_shared.errors import IntegrityError, SilhouetteError, UnavailableError
+from silhouette_shared.model.encoder import Vocabulary
 from silhouette_shared.model.pairs import pair_count
 from silhouette_shared.model.prior import PriorShape
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.budget import Budget
+from silhouette_shared.privacy.grid import Grid as PrivacyGrid
 from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_shared.secagg import Layout as SecureLayout
 from silhouette_shared.wire import StatisticReply, StatisticRequest, TrainReply, TrainRequest
+from silhouette_shared.wire.codec import Vector
 from silhouette_shared.wire.messages import POPULARITY, TRAIN, TRANSITIONS, StatisticName
+from silhouette_shared.wire.rounds import noised_layout, round_terms, weighted_layout
 
 _LOG = logging.getLogger(__name__)
 
 _MESSAGE_TYPES: dict[StatisticName, str] = {"popularity": POPULARITY, "transitions": TRANSITIONS}
+
+_VOID_ROUNDS_IN_A_ROW = 3  # after so many a run stops, resumably
 
 _RELEASED = "statistics."  # in a checkpoint, before the names of what was released
 
@@ -61,6 +69,7 @@ class RoundRecord:
     refused: int
     update_norm: float  # L2 norm of the mean update
     seconds: float
+    steps: tuple[dict[str, float | int | str], ...] = ()  # what each step of a secure round took
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,17 @@ class Counting:
 
 
 @dataclass(frozen=True)
+class SecureJob:
+    """Secure aggregation in a run: who is who, and what the terms of its rounds are made of."""
+
+    desk: Desk
+    plan: Plan
+    vocabulary: Vocabulary
+    training: SampledGaussian | None  # of one round, as a partner charges it; None without privacy
+    largest_partner: int  # largest declared size
+
+
+@dataclass(frozen=True)
 class Job:
     """A training run, apart from who takes part."""
 
@@ -93,6 +113,7 @@ class Job:
     partners: int  # that are expected to take part
     initial: Tensor  # (D,)
     counting: Counting | None = None  # None: no statistics
+    secure: SecureJob | None = None  # None: the coordinator sees every partner's answer
     checkpoint: Path | None = None  # None keeps no state
     on_round: Callable[[RoundRecord, Tensor], None] = field(
         default=lambda record, model: None
@@ -111,6 +132,7 @@ class CheckedStrategy(Strategy):
         self._members: tuple[Member, ...] = ()
         self._records: list[RoundRecord] = []
         self._last = RoundRecord(0, 0, 0, 0.0, 0.0)
+        self._void_in_a_row = 0
         self._released: dict[str, Tensor] = {}  # sums, by statistic, and how many partners are in each
 
     @property
@@ -173,7 +195,11 @@ class CheckedStrategy(Strategy):
             mean,
             lambda member, reply: _checked(reply, expected),
         )
-        update = mean.finish()
+        self._move(server_round, mean.finish(), counted)
+        return _array_record(self.parameters), None
+
+    def _move(self, server_round: int, update: NDArray[np.float64], counted: int) -> None:
+        """Move the model along a mean update of so many partners."""
         self._optimiser.step(torch.from_numpy(update.astype(np.float32)))
         if not self.parameters.isfinite().all():
             raise IntegrityError(
@@ -186,7 +212,67 @@ class CheckedStrategy(Strategy):
             update_norm=float(np.linalg.norm(update)),
             seconds=0.0,
         )
-        return _array_record(self.parameters), None
+
+    def _train_securely(self, server_round: int, grid: Grid, secure: SecureJob, rounds: SecureRounds) -> None:
+        """One round in which only the sum is seen; a void one leaves the model as it is and uses up its number."""
+        job = self._job
+        layout = weighted_layout(
+            job.layout.size,
+            limit=job.schedule.update_limit,
+            partners=len(secure.desk.pins.partners),
+            people=secure.largest_partner,
+        )
+        inputs = {"parameters": self.parameters.numpy()}
+        try:
+            total = self._ask_securely(grid, secure, rounds, "training", server_round, layout, inputs, secure.training)
+        except VoidRoundError as error:
+            _LOG.warning("round %d is void: %s", server_round, error)
+            self._void_in_a_row += 1
+            if self._void_in_a_row >= _VOID_ROUNDS_IN_A_ROW:
+                raise UnavailableError(
+                    f"{error}; {self._void_in_a_row} rounds in a row are void and the model is as it was before them: "
+                    "bring the partners back and resume the run"
+                ) from error
+            self._last = RoundRecord(round=server_round, replies=0, refused=job.partners, update_norm=0.0, seconds=0.0)
+            return
+        self._void_in_a_row = 0
+        update, weight = layout.sections
+        mean = (total.sums[update.name] * (update.scale / float(total.sums[weight.name][0]))).astype(np.float64)
+        self._move(server_round, mean, len(total.survivors))
+        self._last = replace(self._last, steps=_steps_of(total))
+
+    def _ask_securely(
+        self,
+        grid: Grid,
+        secure: SecureJob,
+        rounds: SecureRounds,
+        purpose: str,
+        number: int,
+        layout: SecureLayout,
+        inputs: Mapping[str, Vector],
+        mechanism: SampledGaussian | None,
+    ) -> SecureSum:
+        terms = round_terms(
+            secure.plan,
+            secure.vocabulary,
+            purpose=purpose,
+            number=number,
+            layout=layout,
+            inputs=inputs,
+            mechanism=mechanism,
+        )
+        total = rounds.collect(
+            grid,
+            self._members,
+            terms,
+            purpose=purpose,
+            number=number,
+            inputs=inputs,
+            timeout_seconds=self._job.replies.timeout_seconds,
+        )
+        for reason in total.reasons:
+            _LOG.warning("%s %d: %s", purpose, number, reason)
+        return total
 
     def _collect(
         self,
@@ -266,21 +352,19 @@ class CheckedStrategy(Strategy):
             for reason in left_out:
                 _LOG.warning("left out: %s", reason)
             self.summary()
+        rounds = None if job.secure is None else SecureRounds(job.run, job.secure.desk)
         for statistic in self._left_to_count():
-            self._count(statistic, grid)
+            self._count(statistic, grid, rounds)
         for number in range(first, job.schedule.rounds + 1):
             started = time.monotonic()
-            arrays = _array_record(self.parameters)
-            messages = self.configure_train(number, arrays, ConfigRecord(), grid)
-            replies = grid.send_and_receive(messages, timeout=job.replies.timeout_seconds)
-            self.aggregate_train(number, replies)
-            record = RoundRecord(
-                round=number,
-                replies=self._last.replies,
-                refused=self._last.refused,
-                update_norm=self._last.update_norm,
-                seconds=time.monotonic() - started,
-            )
+            if job.secure is not None and rounds is not None:
+                self._train_securely(number, grid, job.secure, rounds)
+            else:
+                arrays = _array_record(self.parameters)
+                messages = self.configure_train(number, arrays, ConfigRecord(), grid)
+                replies = grid.send_and_receive(messages, timeout=job.replies.timeout_seconds)
+                self.aggregate_train(number, replies)
+            record = replace(self._last, seconds=time.monotonic() - started)
             self._records.append(record)
             # Told before it is kept: a kill in between runs and tells the round again, and none goes untold.
             job.on_round(record, self.parameters)
@@ -305,30 +389,17 @@ class CheckedStrategy(Strategy):
         names: tuple[StatisticName, ...] = ("popularity", "transitions")
         return tuple(name for name in names if getattr(counting.budget, name) and name not in self._released)
 
-    def _count(self, statistic: StatisticName, grid: Grid) -> None:
+    def _count(self, statistic: StatisticName, grid: Grid, rounds: SecureRounds | None) -> None:
         """Ask everybody for one statistic, keep the sum, and make the prior of what is there."""
         job, counting = self._job, self._job.counting
         assert counting is not None  # noqa: S101 - there is something left to count
         active = self._active() if statistic == "transitions" else np.empty(0, np.int64)
-        request = StatisticRequest(
-            run=job.run, statistic=statistic, plan_digest=job.plan_digest, active=active
-        ).encode()
-        messages = [
-            Message(request, dst_node_id=member.node_id, message_type=_MESSAGE_TYPES[statistic], group_id=statistic)
-            for member in self._members
-        ]
-        replies = grid.send_and_receive(messages, timeout=job.replies.timeout_seconds)
-        mechanism: SampledGaussian = getattr(counting.budget, statistic)
-        size = counting.size(statistic, len(active))
-        mean = OrderedMean({member.partner: 1.0 for member in self._members})
-        answers = self._collect(
-            statistic,
-            "what was released before is kept",
-            replies,
-            mean,
-            lambda member, reply: _checked_statistic(reply, job, statistic, size, _largest(member, mechanism)),
-        )
-        self._released[statistic] = torch.from_numpy(mean.finish()) * answers
+        secure = job.secure
+        if secure is not None and rounds is not None:
+            total, answers = self._count_securely(statistic, active, grid, secure, rounds)
+        else:
+            total, answers = self._count_openly(statistic, active, grid)
+        self._released[statistic] = torch.from_numpy(total)
         self._released[f"{statistic}.answers"] = torch.tensor(answers)
         popularity = self._released_sum("popularity")
         prior = make_prior(
@@ -340,6 +411,59 @@ class CheckedStrategy(Strategy):
         )
         self._released["prior"] = prior.vector()
         self._save(0)
+
+    def _count_openly(
+        self, statistic: StatisticName, active: NDArray[np.int64], grid: Grid
+    ) -> tuple[NDArray[np.float64], int]:
+        """The sum of everybody's noised sums, and of how many they are."""
+        job = self._job
+        request = StatisticRequest(
+            run=job.run, statistic=statistic, plan_digest=job.plan_digest, active=active
+        ).encode()
+        messages = [
+            Message(request, dst_node_id=member.node_id, message_type=_MESSAGE_TYPES[statistic], group_id=statistic)
+            for member in self._members
+        ]
+        replies = grid.send_and_receive(messages, timeout=job.replies.timeout_seconds)
+        mechanism: SampledGaussian = getattr(self._counting.budget, statistic)
+        size = self._counting.size(statistic, len(active))
+        mean = OrderedMean({member.partner: 1.0 for member in self._members})
+        answers = self._collect(
+            statistic,
+            "what was released before is kept",
+            replies,
+            mean,
+            lambda member, reply: _checked_statistic(reply, job, statistic, size, _largest(member, mechanism)),
+        )
+        return mean.finish() * answers, answers
+
+    def _count_securely(
+        self,
+        statistic: StatisticName,
+        active: NDArray[np.int64],
+        grid: Grid,
+        secure: SecureJob,
+        rounds: SecureRounds,
+    ) -> tuple[NDArray[np.float64], int]:
+        """The same sum, without a sight of any partner's.
+
+        Raises:
+            VoidRoundError: If there is none; it cannot be asked for again, since everybody has charged it.
+        """
+        mechanism: SampledGaussian = getattr(self._counting.budget, statistic)
+        size = self._counting.size(statistic, len(active))
+        lattice = PrivacyGrid.of(mechanism.clip_norm, secure.plan.privacy.grid_bits)
+        released = mechanism.on_grid(lattice, size)
+        layout = noised_layout(size, released, lattice, people=secure.largest_partner)
+        total = self._ask_securely(grid, secure, rounds, statistic, 0, layout, {"active": active}, released)
+        (section,) = layout.sections
+        return (total.sums[section.name] * section.scale).astype(np.float64), len(total.survivors)
+
+    @property
+    def _counting(self) -> Counting:
+        if self._job.counting is None:
+            raise ValueError("expected a run with statistics, got one without")
+        return self._job.counting
 
     def _active(self) -> NDArray[np.int64]:
         counting = self._job.counting
@@ -422,6 +546,10 @@ def _checked_statistic(reply: Message, job: Job, statistic: StatisticName, size:
 def _largest(member: Member, mechanism: SampledGaussian) -> float:
     """What no honest coordinate passes: twice the declared people, each with the norm in one place, and noise."""
     return 2 * member.people * mechanism.clip_norm + 12 * mechanism.noise_std
+
+
+def _steps_of(total: SecureSum) -> tuple[dict[str, float | int | str], ...]:
+    return tuple({**vars(cost), "unevenness": total.unevenness} for cost in total.costs)
 
 
 def _array_record(parameters: Tensor) -> ArrayRecord:

@@ -19,6 +19,7 @@ from silhouette_shared.model.encoder import Vocabulary
 from silhouette_shared.model.prior import PriorShape
 from silhouette_shared.privacy.budget import Budget
 from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_shared.secagg import Pins
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Agreement:
     declared_people: dict[str, int]  # by partner: what its operator publishes; no count, in a private mode
     budget: Budget | None  # None: without privacy, in a simulation only
     seed_path: tuple[str, ...]  # names under the plan's seed from which this training draws; the last is its name
+    pins: Pins | None = None  # whom everybody trusts to be who; None: without secure aggregation
 
     @property
     def partners(self) -> tuple[str, ...]:
@@ -54,6 +56,7 @@ def write_agreement(folder: Path, agreement: Agreement) -> None:
         "attributes": [list(pair) for pair in vocabulary.attributes],
         "budget": None if agreement.budget is None else asdict(agreement.budget),
         "seed_path": list(agreement.seed_path),
+        "pins": None if agreement.pins is None else _pins_document(agreement.pins),
     }
     (folder / "terms.json").write_text(json.dumps(terms), encoding="utf-8")
 
@@ -80,6 +83,7 @@ def read_agreement(folder: Path, device: torch.device) -> Agreement:
             declared_people={str(name): int(people) for name, people in terms["declared_people"].items()},
             budget=budget,
             seed_path=tuple(map(str, terms["seed_path"])),
+            pins=None if terms["pins"] is None else _pins(terms["pins"]),
         )
     except FileNotFoundError as error:
         raise UsageError(
@@ -93,3 +97,17 @@ def _budget(terms: dict[str, dict[str, Any] | None] | None) -> Budget | None:
     if terms is None:
         return None
     return Budget(**{name: None if part is None else SampledGaussian(**part) for name, part in terms.items()})
+
+
+def _pins_document(pins: Pins) -> dict[str, object]:
+    return {
+        "coordinator": pins.coordinator.hex(),
+        "partners": {name: key.hex() for name, key in sorted(pins.partners.items())},
+    }
+
+
+def _pins(document: dict[str, Any]) -> Pins:
+    return Pins(
+        bytes.fromhex(document["coordinator"]),
+        {str(name): bytes.fromhex(key) for name, key in document["partners"].items()},
+    )
