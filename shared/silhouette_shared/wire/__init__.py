@@ -1,14 +1,13 @@
 """What travels between a coordinator and a partner."""
 
+from silhouette_shared.wire.codec import WIRE_VERSION, WireError
 from silhouette_shared.wire.messages import (
-    WIRE_VERSION,
     DescribeRequest,
     Description,
     StatisticReply,
     StatisticRequest,
     TrainReply,
     TrainRequest,
-    WireError,
 )
 
 __all__ = [
