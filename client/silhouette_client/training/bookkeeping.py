@@ -167,8 +167,8 @@ class Bookkeeping:
     def _finish(self, work: "_Pass", device: torch.device) -> None:
         """Norms, factors and the sum, from all that was noted."""
         squares = torch.zeros(work.people, dtype=torch.float64, device=device)
-        for piece in work.pieces:
-            squares += piece.squares
+        if work.pieces:
+            squares += _squares([norms for piece in work.pieces for norms in piece.norms])
         if not squares.isfinite().all():  # too large for the model's precision, or not finite at all
             squares = torch.zeros_like(squares)
             for piece in work.pieces:
@@ -219,19 +219,19 @@ class _Kept:
 
     parameters: tuple[Tensor, ...]
     values: Tensor  # (B, n), one parameter after the other
-    squares: Tensor  # (B,) float64
+    norms: list[Tensor]  # of `_norms`
 
     @classmethod
     def of(cls, parameter: Tensor, values: Tensor) -> "_Kept":
         """From gradients of the parameter's shape, flattened or not, with the people in front."""
         flat = values.flatten(1)
-        return cls((parameter,), flat, _squares(flat))
+        return cls((parameter,), flat, _norms(flat))
 
     @classmethod
     def together(cls, small: list[tuple[Tensor, Tensor]]) -> "_Kept":
         """The same of several parameters: tens of small operations become one."""
         flat = torch.cat([values.flatten(1) for _, values in small], dim=1)
-        return cls(tuple(parameter for parameter, _ in small), flat, _squares(flat))
+        return cls(tuple(parameter for parameter, _ in small), flat, _norms(flat))
 
     def exact_squares(self) -> Tensor:
         """Squared norms that cannot overflow, float64 (B,)."""
@@ -257,17 +257,18 @@ class _Product:
     parameters: tuple[Tensor]  # (O, I)
     given: Tensor  # (B, T, I)
     gradient: Tensor  # (B, T, O)
-    squares: Tensor  # (B,) float64
+    norms: list[Tensor]  # of `_norms`
 
     @classmethod
     def of(cls, parameter: Tensor, given: Tensor, gradient: Tensor) -> "_Product":
         """From the layer's input and the gradient of its output."""
         if given.shape[1] == 1:  # the norm of an outer product is the product of the norms
-            return cls((parameter,), given, gradient, _squares(given.flatten(1)) * _squares(gradient.flatten(1)))
+            squares = _squares(_norms(given.flatten(1))) * _squares(_norms(gradient.flatten(1)))
+            return cls((parameter,), given, gradient, [squares.sqrt()[:, None]])
         step = _people_at_once(parameter.numel(), given.device)
         parts = zip(given.split(step), gradient.split(step), strict=True)
-        squares = torch.cat([_squares(torch.bmm(g.mT, a).flatten(1)) for a, g in parts])
-        return cls((parameter,), given, gradient, squares)
+        norms = [torch.cat(_norms(torch.bmm(g.mT, a).flatten(1)), dim=1) for a, g in parts]
+        return cls((parameter,), given, gradient, [torch.cat(norms)])
 
     def exact_squares(self) -> Tensor:
         """Squared norms that cannot overflow, float64 (B,)."""
@@ -403,6 +404,7 @@ class _Pass:
         self._tape, self._shared = tape, shared
         self._called: set[str] = set()
         self._inputs: dict[str, Tensor] = {}
+        self._moments: dict[str, tuple[Tensor, Tensor]] = {}
         self._small: list[tuple[Tensor, Tensor]] = []
         self._looked_up: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._scores: dict[int, tuple[Tensor, _Scores]] = {}
@@ -429,6 +431,8 @@ class _Pass:
                 raise ValueError(f"expected {name} to be called with one input by position, got {len(args)}")
             self._call(name)
             self._inputs[name] = args[0].detach()
+            if isinstance(layer, nn.LayerNorm):
+                self._moments[name] = _moments(layer, args[0], output)
 
             def arrived(gradient: Tensor) -> None:
                 self._note(name, layer, self._inputs.pop(name), gradient)
@@ -464,7 +468,7 @@ class _Pass:
     def forget(self) -> None:
         """Let go of everything, also where an error keeps the graph and its hooks alive."""
         self.pieces, self.tables, self._small = [], [], []
-        self._inputs, self._looked_up, self._scores = {}, {}, {}
+        self._inputs, self._moments, self._looked_up, self._scores = {}, {}, {}, {}
         self._tape.scored.clear()
 
     def _call(self, name: str) -> None:
@@ -486,7 +490,7 @@ class _Pass:
             rows = given.reshape(self.people, -1)
             self._looked_up[id(layer.weight)] = (layer.weight, rows, gradient.reshape(*rows.shape, layer.embedding_dim))
         elif isinstance(layer, nn.LayerNorm):
-            self._note_norm(layer, given, gradient)
+            self._note_norm(layer, given, gradient, *self._moments.pop(name))
         elif isinstance(layer, nn.Linear):
             given = given.reshape(self.people, -1, layer.in_features)
             gradient = gradient.reshape(self.people, -1, layer.out_features)
@@ -497,14 +501,12 @@ class _Pass:
             elif id(layer.weight) in self.names:
                 self._multiply(layer.weight, given, gradient)
 
-    def _note_norm(self, layer: nn.LayerNorm, given: Tensor, gradient: Tensor) -> None:
+    def _note_norm(self, layer: nn.LayerNorm, given: Tensor, gradient: Tensor, mean: Tensor, scale: Tensor) -> None:
         size = math.prod(layer.normalized_shape)
         gradient = gradient.reshape(self.people, -1, size)
         if id(layer.weight) in self.names:
-            # Once more instead of kept: it is cheap, and autograd holds it in a form that cannot be had.
-            normal = nn.functional.layer_norm(given, layer.normalized_shape, eps=layer.eps)
-            by_weight = normal.reshape(self.people, -1, size).mul_(gradient).sum(1)
-            self._keep(layer.weight, by_weight)
+            normal = given.sub(mean).mul_(scale).reshape(self.people, -1, size)
+            self._keep(layer.weight, normal.mul_(gradient).sum(1))
         if layer.bias is not None and id(layer.bias) in self.names:
             self._keep(layer.bias, gradient.sum(1))
 
@@ -613,6 +615,15 @@ def _check_embedding(name: str, layer: nn.Embedding) -> None:
             )
 
 
+def _moments(layer: nn.LayerNorm, given: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and one over the deviation that the layer used; autograd has kept them, and taking them anew is slow."""
+    node = output.grad_fn
+    if node is not None and hasattr(node, "_saved_result1"):
+        return node._saved_result1, node._saved_result2  # noqa: SLF001
+    _, mean, scale = torch.native_layer_norm(given.detach(), layer.normalized_shape, None, None, layer.eps)
+    return mean, scale
+
+
 def _people_at_once(each: int, device: torch.device) -> int:
     return max(1, _CHUNK_ELEMENTS.get(device.type, _CHUNK_ELEMENTS_ELSEWHERE) // max(1, each))
 
@@ -624,13 +635,20 @@ def _add_rows(values: Tensor, rows: Tensor, added: Tensor) -> None:
     values.view(-1, width).index_add_(0, (start + rows).flatten(), added.reshape(-1, width))
 
 
-def _squares(values: Tensor) -> Tensor:
-    """Squared norms of (B, n), float64 (B,), at most one part in 10**6 off; infinite where `values`' precision ends."""
+def _norms(values: Tensor) -> list[Tensor]:
+    """Norms (B, k) of blocks of (B, n): short enough that rounding stays under one part in 10**6."""
     whole = values.shape[1] // _BLOCK * _BLOCK
-    found: Tensor = torch.linalg.vector_norm(values[:, whole:], dim=1).double().square()
+    found = []
     if whole:
-        blocks = values[:, :whole].unflatten(1, (-1, _BLOCK))
-        found += torch.linalg.vector_norm(blocks, dim=2).double().square_().sum(1)
+        found.append(torch.linalg.vector_norm(values[:, :whole].unflatten(1, (-1, _BLOCK)), dim=2))
+    if whole < values.shape[1] or not whole:
+        found.append(torch.linalg.vector_norm(values[:, whole:], dim=1, keepdim=True))
+    return found
+
+
+def _squares(norms: list[Tensor]) -> Tensor:
+    """Squared norms (B,) in float64 from those of blocks; infinite where the blocks' precision ended."""
+    found: Tensor = torch.cat(norms, dim=1).double().square_().sum(1)
     return found
 
 
@@ -641,7 +659,7 @@ def _exact_squares(values: Tensor) -> Tensor:
 
 
 def _squares_of(blocks: list[_Block]) -> Tensor:
-    found = torch.stack([_squares(block.values.flatten(1)) for block in blocks]).sum(0)
+    found = _squares([norms for block in blocks for norms in _norms(block.values.flatten(1))])
     if not found.isfinite().all():
         found = torch.stack([_exact_squares(block.values.flatten(1)) for block in blocks]).sum(0)
     return found
