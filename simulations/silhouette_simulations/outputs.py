@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from itertools import pairwise
 
 import pandas as pd
@@ -16,6 +17,7 @@ from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.accounting import curve, epsilons
 from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_shared.privacy.statement import Facts, Release, privacy_statement
 from silhouette_simulations.rows import (
     CUTOFF,
     Ranking,
@@ -88,6 +90,9 @@ def write_outputs(
     )
     privacy = privacy_document(plan, world, mechanism)
     folder.write_json("privacy.json", privacy)
+    statement = privacy_statement(statement_facts(plan, mechanism))
+    folder.write_json("privacy-statement.json", statement.document)
+    folder.write_text("privacy-statement.md", statement.markdown)
     folder.write_csv("rounds.csv", ROUND_COLUMNS, _with_epsilon(rounds, privacy))
     if model_row is not None and parameters is not None:
         encoder = load_encoder(plan, world.vocabulary, parameters, device)
@@ -110,12 +115,12 @@ def privacy_document(plan: Plan, world: World, mechanism: SampledGaussian | None
     steps = plan.privacy.local_steps
     spent = curve(mechanism, plan.privacy.delta, [point * steps for point in points])
     common: dict[str, object] = {
-        "epsilon": accountants["prv"],
+        "epsilon": accountants["pld"],
         "delta": plan.privacy.delta,
         "noise_multiplier": mechanism.noise_multiplier,
         "sampling_rate": mechanism.sampling_rate,
         "steps": mechanism.steps,
-        "accountant": "prv",
+        "accountant": "pld",
     }
     return {
         "mode": plan.privacy.mode,
@@ -130,6 +135,24 @@ def privacy_document(plan: Plan, world: World, mechanism: SampledGaussian | None
         "warning": NOISE_WARNING,
         "evaluation": EVALUATION_NOTE,
     }
+
+
+def statement_facts(plan: Plan, mechanism: SampledGaussian | None) -> Facts:
+    """What the privacy statement of a simulated run rests on."""
+    return Facts(
+        run=plan.name,
+        plan_digest=plan.digest,
+        software=f"silhouette-simulations {version('silhouette-simulations')}",
+        mode=plan.privacy.mode,
+        releases=() if mechanism is None else (Release("training", mechanism),),
+        delta=plan.privacy.delta,
+        partners=plan.partition.partners,
+        steps_a_round=plan.privacy.local_steps,
+        simulation=True,
+        secure_noise=False,
+        secure_aggregation=False,
+        beside=(EVALUATION_NOTE,),
+    )
 
 
 def _with_epsilon(rounds: Sequence[Mapping[str, object]], privacy: Mapping[str, object]) -> list[dict[str, object]]:

@@ -136,6 +136,7 @@ def test_the_command_and_its_nouns_are_declared_as_entry_points() -> None:
     nouns = importlib.metadata.entry_points(group="silhouette.commands")
     assert {point.name: point.value for point in nouns} == {
         "data": "silhouette_simulations.cli:data",
+        "plan": "silhouette_shared.plan_commands:plan",
         "sim": "silhouette_simulations.cli:sim",
     }
 
