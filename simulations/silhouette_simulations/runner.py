@@ -25,7 +25,7 @@ from silhouette_server.coordination.federation import RoundRecord
 from silhouette_shared.config import Plan, RowName
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
 from silhouette_shared.model.evaluation import hit_rate, ndcg
-from silhouette_shared.privacy.accounting import calibrate
+from silhouette_shared.privacy import price
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_simulations.datasets import Dataset
 from silhouette_simulations.outputs import write_outputs
@@ -65,13 +65,7 @@ def mechanism_of(plan: Plan) -> SampledGaussian | None:
     """The mechanism that drives and accounts for the private training; None in mode `none`."""
     if plan.privacy.mode == "none":
         return None
-    return calibrate(
-        epsilon=plan.privacy.epsilon,
-        delta=plan.privacy.delta,
-        sampling_rate=plan.privacy.sampling_rate,
-        steps=plan.privacy.steps,
-        clip_norm=plan.privacy.clip_norm,
-    )
+    return price.mechanism_of(plan)
 
 
 def run(plan: Plan, dataset: Dataset, folder: RunFolder, machine: Machine, progress: Progress) -> None:

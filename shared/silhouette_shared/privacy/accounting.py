@@ -107,7 +107,7 @@ def epsilon(
     >>> round(epsilon(mechanism, 1e-5), 1)
     7.9
     >>> round(epsilon([mechanism, SampledGaussian.once(noise_multiplier=4.0, clip_norm=1.0)], 1e-5), 1)
-    8.2
+    8.0
     """
     paid = _paid(spending)
     _check_delta(delta)
