@@ -611,3 +611,54 @@ def _toml(value: object) -> str:
     # A JSON number, boolean, string or list of them is also TOML, but for two things: TOML knows no escape by
     # surrogates, so characters stand as they are, and it wants DEL escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+_MEANINGS = {
+    "seed": "of everything that may repeat: start of the model, shuffling, simulation",
+    "note": "what the plan is for; shown in the report, not part of the digest",
+    "data": "Which public data set a simulation reads.",
+    "data.history_length": "latest events of a person that the encoder reads",
+    "partition": "How a simulation deals people to partners; a deployment does not read it.",
+    "partition.scheme": "random, dirichlet, sizes or attribute",
+    "partition.concentration": "of dirichlet: smaller is more uneven",
+    "partition.ratios": "of sizes: relative sizes, one a partner",
+    "partition.attribute": "of attribute: the declared attribute that decides",
+    "model": "Shape of the profile encoder.",
+    "model.feed_forward": "inner width of a block's feed-forward layer, in widths",
+    "model.lags": "events before that every event sees directly",
+    "model.content_width": "columns of the public content vectors",
+    "training": "Training without privacy, and the objective of both trainings.",
+    "training.final_learning_rate": "fraction reached in the last round, along a cosine",
+    "training.server_optimiser": "average, momentum or adam",
+    "training.update_limit": "largest magnitude of one coordinate of an answer",
+    "training.attribute_weight": "of the attribute losses, beside next item",
+    "training.attribute_masking": "chance that a declared attribute is hidden and has to be guessed",
+    "privacy": "Training with privacy. Noise is calibrated to epsilon; `silhouette plan price` shows it.",
+    "privacy.mode": "local: every partner adds all its noise; none: a simulation only",
+    "privacy.epsilon": "of the whole run, for one person's whole record at a partner",
+    "privacy.delta": "less than one over the people of a partner",
+    "privacy.clip_norm": "largest influence of one person on a sum",
+    "privacy.sampling_rate": "probability of a person to take part in a step",
+    "privacy.local_steps": "steps a round; with one the sum over partners is claimed too",
+    "privacy.grid_bits": "sums are whole numbers of clip_norm x 2^-grid_bits",
+    "replies": "When the coordinator goes on without a partner and when it stops.",
+    "replies.minimum": "fewer valid answers in a round end the run, resumably",
+    "evaluation": "How quality is measured in a simulation.",
+    "evaluation.target": "test, or validation for choosing settings",
+    "evaluation.rows": "of the comparison; leave out what need not be trained",
+}
+
+
+def commented_toml(plan: Plan) -> str:
+    """`write_toml` with what the tables and the less obvious settings mean."""
+    lines, table = [], ""
+    for line in write_toml(plan).splitlines():
+        key = line.partition(" = ")[0]
+        if line.startswith("["):
+            table = line.strip("[]")
+            lines += [f"# {_MEANINGS[table]}"] if table in _MEANINGS else []
+            lines.append(line)
+        else:
+            meaning = _MEANINGS.get(f"{table}.{key}" if table else key)
+            lines.append(f"{line}  # {meaning}" if meaning else line)
+    return "\n".join(lines) + "\n"

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from itertools import pairwise
 
 import pandas as pd
@@ -16,6 +17,7 @@ from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.accounting import curve, epsilons
 from silhouette_shared.privacy.budget import Budget
+from silhouette_shared.privacy.statement import Facts, Release, privacy_statement
 from silhouette_simulations.rows import (
     CUTOFF,
     Ranking,
@@ -88,6 +90,9 @@ def write_outputs(
     )
     privacy = privacy_document(plan, world, budget)
     folder.write_json("privacy.json", privacy)
+    statement = privacy_statement(statement_facts(plan, budget))
+    folder.write_json("privacy-statement.json", statement.document)
+    folder.write_text("privacy-statement.md", statement.markdown)
     folder.write_csv("rounds.csv", ROUND_COLUMNS, _with_epsilon(rounds, privacy))
     if model_row is not None and parameters is not None:
         encoder = load_encoder(plan, world.vocabulary, parameters, device)
@@ -143,6 +148,24 @@ def _curve(plan: Plan, budget: Budget) -> list[dict[str, float]]:
     steps = [point * plan.privacy.local_steps for point in points]
     spent = curve(training, plan.privacy.delta, steps, beside=budget.statistics)
     return [{"round": point, "epsilon": value} for point, (_, value) in zip(points, spent, strict=True)]
+
+
+def statement_facts(plan: Plan, budget: Budget | None) -> Facts:
+    """What the privacy statement of a simulated run rests on."""
+    return Facts(
+        run=plan.name,
+        plan_digest=plan.digest,
+        software=f"silhouette-simulations {version('silhouette-simulations')}",
+        mode=plan.privacy.mode,
+        releases=() if budget is None else tuple(Release(name, part) for name, part in budget.parts.items()),
+        delta=plan.privacy.delta,
+        partners=plan.partition.partners,
+        steps_a_round=plan.privacy.local_steps,
+        simulation=True,
+        secure_noise=False,
+        secure_aggregation=plan.aggregation.protocol == "sa-1",
+        beside=(EVALUATION_NOTE,),
+    )
 
 
 def _with_epsilon(rounds: Sequence[Mapping[str, object]], privacy: Mapping[str, object]) -> list[dict[str, object]]:

@@ -25,6 +25,12 @@ class Budget:
         return tuple(part for part in (self.popularity, self.transitions) if part is not None)
 
     @property
+    def parts(self) -> dict[str, SampledGaussian]:
+        """What is released, by its name."""
+        named = {"popularity": self.popularity, "transitions": self.transitions, "training": self.training}
+        return {name: part for name, part in named.items() if part is not None}
+
+    @property
     def spending(self) -> tuple[SampledGaussian, ...]:
         """Everything, for the accountants."""
         return (*self.statistics, *(() if self.training is None else (self.training,)))
