@@ -246,6 +246,7 @@ class Privacy(Schedule):
     clip_norm: float = 1.0
     sampling_rate: float = 0.2
     local_steps: int = 1
+    grid_bits: int = 16  # a noised sum is whole numbers of clip_norm x 2^-grid_bits
     optimiser: Literal["sgd", "adam"] = "sgd"
     rounds: int = 60
     learning_rate: float = 1.0
@@ -274,6 +275,7 @@ class Privacy(Schedule):
             self.sampling_rate,
         )
         _require(self.local_steps >= 1, "privacy.local_steps", "at least 1", self.local_steps)
+        _require(6 <= self.grid_bits <= 24, "privacy.grid_bits", "6 to 24 bits", self.grid_bits)
         return self
 
     @property

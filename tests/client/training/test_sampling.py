@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from tests.people import generator
 from torch import Tensor
 
-from silhouette_client.training.sampling import poisson_sample, shuffled_batches
+from silhouette_client.training.sampling import poisson_sample, secure_poisson_sample, shuffled_batches
+from silhouette_shared.errors import UsageError
+from silhouette_shared.randomness import ReproducibleSource, SecureSource
 
 PEOPLE, RATE, DRAWS = 40, 0.3, 4000
 
@@ -96,3 +98,96 @@ def test_a_sample_is_ascending_and_names_nobody_twice(people: int, rate: float, 
     drawn = poisson_sample(people, rate, generator(stream)).tolist()
     assert drawn == sorted(set(drawn))
     assert set(drawn) <= set(range(people))
+
+
+# From secret bytes
+
+
+class Repeatable:
+    """Bytes that a seed fixes, for tests alone."""
+
+    def __init__(self, *names: str | int) -> None:
+        self._draw = ReproducibleSource(9).child(*names).numpy_generator()
+
+    def bytes(self, count: int) -> bytes:
+        return self._draw.bytes(count)
+
+
+def secret_memberships(kind: str) -> Tensor:
+    """Who took part in each of many draws, shape (DRAWS, PEOPLE)."""
+    secret, rate = Repeatable(kind), 1.1 * RATE if kind == "other rate" else RATE
+    table = torch.zeros(DRAWS, PEOPLE)
+    for row in table:
+        if kind == "fixed size":  # everybody, of whom a fixed number is kept
+            row[secure_poisson_sample(PEOPLE, 1.0, secret, cap=round(RATE * PEOPLE))] = 1
+        else:
+            row[secure_poisson_sample(PEOPLE, rate, secret)] = 1
+    return table
+
+
+@pytest.mark.parametrize("kind", ["poisson", "fixed size", "other rate"])
+def test_secret_samples_are_poisson_and_neither_of_fixed_size_nor_of_another_rate(kind: str) -> None:
+    table = secret_memberships(kind)
+    mean = float(table.mean())
+    right_rate = abs(mean - RATE) < 5 * math.sqrt(RATE * (1 - RATE) / table.numel())
+    spread = float(table.sum(1).var()) / (PEOPLE * mean * (1 - mean))
+    right_spread = abs(spread - 1) < 5 * math.sqrt(2 / DRAWS)
+    assert (right_rate, right_spread) == {
+        "poisson": (True, True),
+        "fixed size": (True, False),
+        "other rate": (False, True),
+    }[kind]
+
+
+def test_people_are_secretly_drawn_independently_of_one_another_and_of_the_draw_before() -> None:
+    table = secret_memberships("poisson") - RATE
+    pairs = table.T @ table / DRAWS / (RATE * (1 - RATE))
+    pairs.fill_diagonal_(0)
+    assert float(pairs.abs().max()) < 5.5 / math.sqrt(DRAWS)
+    following = (table[1:] * table[:-1]).mean(0) / (RATE * (1 - RATE))
+    assert float(following.abs().max()) < 5 / math.sqrt(DRAWS)
+
+
+def test_a_cap_keeps_everybody_with_the_same_probability_and_no_more_than_itself() -> None:
+    secret, kept, cap = Repeatable("cap"), torch.zeros(PEOPLE), 5
+    for _ in range(DRAWS):
+        sample = secure_poisson_sample(PEOPLE, RATE, secret, cap=cap)
+        assert len(sample) <= cap
+        assert sample.tolist() == sorted(set(sample.tolist()))
+        kept[sample] += 1
+    error = math.sqrt(cap / PEOPLE / DRAWS)
+    assert float((kept / DRAWS - kept.mean() / DRAWS).abs().max()) < 5 * error
+    assert float(kept.mean()) / DRAWS > 0.9 * cap / PEOPLE  # and the cap is used
+
+
+def test_the_border_of_taking_part_is_exact() -> None:
+    class Words:
+        def bytes(self, count: int) -> bytes:
+            words = [2**62 - 1, 2**62, 2**62 + 1]
+            return b"".join(word.to_bytes(8, "little") for word in words)[:count]
+
+    assert secure_poisson_sample(3, 0.25, Words()).tolist() == [0]
+
+
+def test_everybody_takes_secretly_part_at_rate_one_and_a_sample_may_be_empty() -> None:
+    secret = SecureSource()
+    assert secure_poisson_sample(7, 1.0, secret).tolist() == list(range(7))
+    assert secure_poisson_sample(7, 1e-18, secret).tolist() == []
+    assert secure_poisson_sample(0, 0.5, secret, cap=1).tolist() == []
+
+
+def test_two_secret_samples_are_not_the_same() -> None:
+    secret = SecureSource()
+    one, other = (secure_poisson_sample(1000, 0.5, secret).tolist() for _ in range(2))
+    assert one != other
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, 1.1, math.nan])
+def test_a_rate_that_is_no_probability_is_refused(rate: float) -> None:
+    with pytest.raises(UsageError, match="expected a sampling rate above 0 and at most 1"):
+        secure_poisson_sample(10, rate, SecureSource())
+
+
+def test_a_cap_below_one_person_is_refused() -> None:
+    with pytest.raises(UsageError, match="expected a batch cap of at least 1 person, got 0"):
+        secure_poisson_sample(10, 0.5, SecureSource(), cap=0)
