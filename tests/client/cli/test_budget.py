@@ -77,7 +77,7 @@ def test_show_prints_what_was_spent_and_what_is_left(place: Place, call: Call) -
     assert done.err == ""
     assert "6 entries of north" in done.out
     assert "limits  epsilon 8.000 a run, 12.000 a year, at delta 1e-05" in done.out
-    for text in ("training: 3 charges, epsilon ", "statistics: 1 charges", " by prv, ", " by rdp", " left"):
+    for text in ("training: 3 charges, epsilon ", "statistics: 1 charges", " by pld, ", " by rdp", " left"):
         assert text in done.out
 
 
@@ -87,7 +87,7 @@ def test_show_prints_one_json_document(place: Place, call: Call) -> None:
     assert document["limits"] == {"epsilon_per_run": 8.0, "epsilon_per_year": 12.0, "delta": 1e-5}
     assert document["year"]["charges"] == 4
     (run,) = document["runs"]
-    assert run["epsilon"]["prv"] < run["epsilon"]["rdp"]
+    assert run["epsilon"]["pld"] < run["epsilon"]["rdp"]
     assert run["left"] == pytest.approx(8.0 - run["spent"])
     assert document["all"]["charges"] == 4
 

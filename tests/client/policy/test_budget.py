@@ -13,6 +13,7 @@ from silhouette_client.policy.ledger_store import Ledger
 from silhouette_client.policy.overview import overview
 from silhouette_shared.errors import UsageError
 from silhouette_shared.privacy import SampledGaussian, calibrate, epsilon
+from silhouette_shared.privacy.accounting import ACCOUNTANTS
 from silhouette_shared.privacy.ledger import BudgetRefusedError, Chain, Limits, Reason
 
 TODAY = START.date()
@@ -120,8 +121,7 @@ def test_the_overview_adds_up_what_was_charged() -> None:
     by_purpose = {part["purpose"]: part for part in as_list(runs["run-1"]["purposes"])}
     assert by_purpose["training"]["charges"] == 10
     assert by_purpose["training"]["epsilon"] == {
-        "prv": epsilon(steps(20), 1e-5),
-        "rdp": epsilon(steps(20), 1e-5, "rdp"),
+        accountant: epsilon(steps(20), 1e-5, accountant) for accountant in ACCOUNTANTS
     }
     purposes = {part["purpose"]: part["charges"] for part in as_list(document["purposes"])}
     assert purposes == {"training": 11, "statistics": 1}
