@@ -35,6 +35,9 @@ class SampledGaussian:
         steps: How often the mechanism is applied, T; at least 1.
         clip_norm: Bound on one person's contribution, C; positive and finite.
         rounding: What the grid adds to the L2 sensitivity, in the units of `clip_norm`.
+        grid_step: Distance of the grid's points, in the same units; 0 where noise is drawn without a grid.
+        size: Coordinates of the sum, where there is a grid.
+        shares: How many parties' draws, of `noise_std` / sqrt(shares) each, make up the noise.
         batch_cap: Largest sample of a step; None takes every sample whole.
         overflow: With a cap: an upper bound on the probability that one step's sample is larger than
             it, 0 where there are no more people than that. Accounting charges it to delta.
@@ -51,6 +54,9 @@ class SampledGaussian:
     steps: int
     clip_norm: float
     rounding: float = 0.0
+    grid_step: float = 0.0
+    size: int = 0
+    shares: int = 1
     batch_cap: int | None = None
     overflow: float | None = None
 
@@ -67,8 +73,14 @@ class SampledGaussian:
             )
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise UsageError(f"expected a whole number of steps, at least 1, got {self.steps!r}; change it")
-        if not (_is_number(self.rounding) and 0 <= self.rounding < math.inf):
-            raise UsageError(f"expected a finite rounding of zero or more, got {self.rounding!r}; change it")
+        for name in ("rounding", "grid_step"):
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value < math.inf):
+                raise UsageError(f"expected a finite {name} of zero or more, got {value!r}; change it")
+        for name, least in (("size", 0), ("shares", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"expected a whole {name} of at least {least}, got {value!r}; change it")
         self._check_cap()
 
     def _check_cap(self) -> None:
@@ -112,7 +124,12 @@ class SampledGaussian:
 
     def on_grid(self, grid: Grid, size: int) -> SampledGaussian:
         """The same mechanism for sums of `size` coordinates that are rounded to `grid` before the noise."""
-        return replace(self, rounding=grid.rounding(size))
+        return replace(self, rounding=grid.rounding(size), grid_step=grid.step, size=size)
+
+    @property
+    def share_std(self) -> float:
+        """Standard deviation of what one party draws, in grid steps; 0 where there is no grid."""
+        return self.noise_std / math.sqrt(self.shares) / self.grid_step if self.grid_step else 0.0
 
     def describe(self) -> dict[str, str | float | int | None]:
         """What a report or a statement says about the mechanism, ready for JSON."""
@@ -125,6 +142,9 @@ class SampledGaussian:
             "steps": self.steps,
             "clip_norm": self.clip_norm,
             "rounding": self.rounding,
+            "grid_step": self.grid_step,
+            "size": self.size,
+            "shares": self.shares,
             "batch_cap": self.batch_cap,
             "overflow": self.overflow,
             "noise_std": self.noise_std,
