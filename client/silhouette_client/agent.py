@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from silhouette_client.policy.ledger_store import Ledger
+from silhouette_client.policy.receipt import Receipt
 from silhouette_client.secure import Asked, Enrolment, SecureMember
 from silhouette_client.training.engine import EngineName
 from silhouette_client.training.local import train_plainly
-from silhouette_client.training.private import train_privately
+from silhouette_client.training.private import noised_gradient, train_privately
 from silhouette_client.training.release import (
     NoisedSum,
     PlainUpdate,
@@ -50,7 +51,7 @@ from silhouette_shared.wire import (
 from silhouette_shared.wire.codec import Vector
 from silhouette_shared.wire.exchange import Answer, Exchange
 from silhouette_shared.wire.messages import StatisticName
-from silhouette_shared.wire.rounds import noised_layout, round_terms, weighted_layout
+from silhouette_shared.wire.rounds import noised_layout, round_terms, training_layout
 
 Secrets = Callable[[int, str], SecretBytes]
 """Gives, for a round and the name of a purpose, the bytes that serve these two and nothing else."""
@@ -171,10 +172,10 @@ class Agent:
             self._check(self._train_request(asked))
             training = None if self._terms.budget is None else self._terms.budget.training
             mechanism = None if training is None else self._of_round(training)
-            schedule = self._plan.training if mechanism is None else self._plan.privacy
-            layout = weighted_layout(
+            layout = training_layout(
+                self._plan,
                 self._layout.size,
-                limit=schedule.update_limit,
+                mechanism,
                 partners=self._roster_size,
                 people=self._terms.largest_partner,
             )
@@ -196,6 +197,8 @@ class Agent:
     def contribute(self, asked: Asked, terms: SecureTerms) -> Encoded:
         """The vector of a secure round: charged, noised and on its grid, ready to be masked and for nothing else."""
         if asked.purpose == "training":
+            if self._terms.budget is not None and self._plan.privacy.mode == "distributed":
+                return encode_sum(self._gradient(self._train_request(asked)), terms.layout)
             update = self._trained(self._train_request(asked))
             private = self._terms.budget is not None
             weight = self._terms.declared_people if private else len(self._histories)
@@ -262,21 +265,7 @@ class Agent:
                 request.round,
                 source.torch_generator(self._device),
             )
-        mechanism = budget.training
-        if mechanism is None:
-            raise RefusedError("expected a budget for training, got none; nothing was sent")
-        of_round = self._of_round(mechanism)
-        receipt = self._ledger.charge(
-            Charge(
-                run=request.run,
-                round=request.round,
-                purpose="training",
-                mechanism=of_round,
-                delta=plan.privacy.delta,
-                plan_digest=plan.digest,
-                model_digest=hashlib.sha256(request.parameters.tobytes()).hexdigest(),
-            )
-        )
+        receipt, mechanism = self._charged(request)
         return train_privately(
             self._encoder,
             self._layout,
@@ -285,11 +274,48 @@ class Agent:
             plan.privacy,
             request.round,
             receipt=receipt,
-            mechanism=of_round,
+            mechanism=mechanism,
             declared_people=self._terms.declared_people,
             secret=lambda purpose: self._secrets(request.round, purpose),
             engine=self._engine,
         )
+
+    def _gradient(self, request: TrainRequest) -> NoisedSum:
+        """One noised gradient, for the mode `distributed`: what leaves is a part of a sum."""
+        self._check(request)
+        with self._turn:
+            self._take_over(torch.from_numpy(request.parameters).to(self._device))
+            receipt, mechanism = self._charged(request)
+            return noised_gradient(
+                self._encoder,
+                self._layout,
+                self._histories,
+                self._plan.training,
+                self._plan.privacy,
+                receipt=receipt,
+                mechanism=mechanism,
+                secret=lambda purpose: self._secrets(request.round, purpose),
+                engine=self._engine,
+            )
+
+    def _charged(self, request: TrainRequest) -> tuple[Receipt, SampledGaussian]:
+        """Charge one round of training: on disk when this returns."""
+        mechanism = None if self._terms.budget is None else self._terms.budget.training
+        if mechanism is None or self._ledger is None:
+            raise RefusedError("expected a budget for training, got none; nothing was sent")
+        of_round = self._of_round(mechanism)
+        receipt = self._ledger.charge(
+            Charge(
+                run=request.run,
+                round=request.round,
+                purpose="training",
+                mechanism=of_round,
+                delta=self._plan.privacy.delta,
+                plan_digest=self._plan.digest,
+                model_digest=hashlib.sha256(request.parameters.tobytes()).hexdigest(),
+            )
+        )
+        return receipt, of_round
 
     def _of_round(self, mechanism: SampledGaussian) -> SampledGaussian:
         grid = Grid.of(mechanism.clip_norm, self._plan.privacy.grid_bits)

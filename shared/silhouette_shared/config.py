@@ -28,7 +28,7 @@ DimensionName = Literal["activity", "rhythm", "demographics", "interests", "cont
 
 _NAME = re.compile(r"(?=[^A-Za-z0-9]*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
 
-PrivacyMode = Literal["local", "none"]
+PrivacyMode = Literal["local", "distributed", "none"]
 Clipping = Literal["flat", "automatic"]
 PartitionScheme = Literal["random", "dirichlet", "sizes", "attribute"]
 RowName = Literal[
@@ -41,6 +41,9 @@ RowName = Literal[
     "federated_private",
     "pooled",
 ]
+
+
+_MOST_DISTRIBUTED_ROUNDS = 500
 
 
 def _require(condition: bool, name: str, expected: str, got: object) -> None:
@@ -245,7 +248,8 @@ class Training(Schedule):
 class Privacy(Schedule):
     """Training with differential privacy; the unit is one person's whole record at a partner.
 
-    In the mode `local` every partner adds all the noise that its own people need. Each round it takes `local_steps`
+    In the mode `local` every partner adds all the noise that its own people need. In the mode `distributed` it adds a
+    share, and only the sum that secure aggregation opens has all of it. Each round it takes `local_steps`
     steps, each over a Poisson sample of its people. The noise multiplier is not a setting: it is calibrated from
     `epsilon`, `delta`, the sampling rate and the number of steps.
     """
@@ -452,6 +456,7 @@ class Plan:
             "3 to 50 partners for sa-1 (with fewer a sum shows a partner the other's part; none goes without it)",
             f"{self.partition.partners} partners",
         )
+        self._check_distributed()
         together = self.statistics.popularity_share + self.statistics.transition_share
         _require(
             self.privacy.mode == "none" or self.privacy.rounds > 0 or self.statistics.on,
@@ -466,6 +471,29 @@ class Plan:
             together,
         )
         return self
+
+    def _check_distributed(self) -> None:
+        privacy = self.privacy
+        if privacy.mode != "distributed":
+            return
+        _require(
+            self.aggregation.protocol == "sa-1",
+            "aggregation.protocol",
+            "sa-1 with the mode distributed, whose noise is enough in the sum alone",
+            self.aggregation.protocol,
+        )
+        _require(
+            privacy.local_steps == 1 and privacy.optimiser == "sgd",
+            "privacy.local_steps",
+            "1 step of sgd a round with the mode distributed: what is summed is one noised gradient",
+            f"{privacy.local_steps} of {privacy.optimiser}",
+        )
+        _require(
+            privacy.rounds <= _MOST_DISTRIBUTED_ROUNDS,
+            "privacy.rounds",
+            f"at most {_MOST_DISTRIBUTED_ROUNDS} rounds with the mode distributed",
+            privacy.rounds,
+        )
 
     @property
     def digest(self) -> str:

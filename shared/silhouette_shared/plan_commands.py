@@ -108,9 +108,9 @@ def check_command(
 
 def _checked_noise(read: Plan, people: int | None, partners: int | None, parameters: int | None) -> list[str]:
     from silhouette_shared.privacy.grid import Grid, check_ring
-    from silhouette_shared.privacy.price import mechanism_of
+    from silhouette_shared.privacy.price import training_and_beside
 
-    mechanism = mechanism_of(read, people_bound=people, size=parameters)
+    mechanism, _ = training_and_beside(read, people_bound=people, size=parameters)
     done = [f"noise for epsilon {read.privacy.epsilon:g} at delta {read.privacy.delta:g}"]
     if people is not None and parameters is not None:
         check_ring(

@@ -415,7 +415,6 @@ class _Pass:
         The layer's parameters are frozen while it runs, so that no gradient of theirs is computed. One that arrives all
         the same comes from a use elsewhere.
         """
-
         own = [parameter for parameter in layer.parameters(recurse=False) if id(parameter) in self.names]
 
         def before(module: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -49,7 +49,7 @@ from silhouette_shared.secagg import Layout as SecureLayout
 from silhouette_shared.wire import StatisticReply, StatisticRequest, TrainReply, TrainRequest
 from silhouette_shared.wire.codec import Vector
 from silhouette_shared.wire.messages import POPULARITY, TRAIN, TRANSITIONS, StatisticName
-from silhouette_shared.wire.rounds import noised_layout, round_terms, weighted_layout
+from silhouette_shared.wire.rounds import WEIGHT, noised_layout, round_terms, training_layout
 
 _LOG = logging.getLogger(__name__)
 
@@ -216,9 +216,10 @@ class CheckedStrategy(Strategy):
     def _train_securely(self, server_round: int, grid: Grid, secure: SecureJob, rounds: SecureRounds) -> None:
         """One round in which only the sum is seen; a void one leaves the model as it is and uses up its number."""
         job = self._job
-        layout = weighted_layout(
+        layout = training_layout(
+            secure.plan,
             job.layout.size,
-            limit=job.schedule.update_limit,
+            secure.training,
             partners=len(secure.desk.pins.partners),
             people=secure.largest_partner,
         )
@@ -236,10 +237,21 @@ class CheckedStrategy(Strategy):
             self._last = RoundRecord(round=server_round, replies=0, refused=job.partners, update_norm=0.0, seconds=0.0)
             return
         self._void_in_a_row = 0
-        update, weight = layout.sections
-        mean = (total.sums[update.name] * (update.scale / float(total.sums[weight.name][0]))).astype(np.float64)
-        self._move(server_round, mean, len(total.survivors))
+        self._move(server_round, self._mean(server_round, secure, layout, total), len(total.survivors))
         self._last = replace(self._last, steps=_steps_of(total))
+
+    def _mean(
+        self, server_round: int, secure: SecureJob, layout: SecureLayout, total: SecureSum
+    ) -> NDArray[np.float64]:
+        """The mean update that a sum stands for, shape (D,)."""
+        section = layout.sections[0]
+        summed = total.sums[section.name].astype(np.float64) * section.scale
+        if secure.training is None or secure.plan.privacy.mode != "distributed":
+            return summed / float(total.sums[WEIGHT][0])
+        privacy = secure.plan.privacy
+        there = sum(member.people for member in self._members if member.partner in total.survivors)
+        rate = privacy.learning_rate * privacy.learning_rate_factor(server_round)
+        return summed * (-rate / (privacy.sampling_rate * there))
 
     def _ask_securely(
         self,
@@ -474,7 +486,7 @@ class CheckedStrategy(Strategy):
         assert self._job.counting is not None  # noqa: S101 - something was counted
         mechanism: SampledGaussian = getattr(self._job.counting.budget, statistic)
         answers = int(self._released[f"{statistic}.answers"])
-        return ReleasedSum(self._released[statistic], mechanism.noise_std * math.sqrt(answers))
+        return ReleasedSum(self._released[statistic], mechanism.noise_std * math.sqrt(answers / mechanism.shares))
 
     def _resume(self) -> int:
         job, path = self._job, self._job.checkpoint

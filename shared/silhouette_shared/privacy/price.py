@@ -1,61 +1,23 @@
 """What a plan costs in privacy, before anybody runs it.
 
-`mechanism_of` is the one place where a plan becomes the mechanism that drives training and accounting; `price_plan`
-says what that mechanism means: for each accountant, for each who may look, for a person at several partners, and
-against the signal that it has to leave visible.
+`budget` is the one place where a plan becomes the mechanisms that drive a run and its accounting; here is said what
+they mean: for each accountant, for each who may look, for a person at several partners, and against the signal that
+the noise has to leave visible.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from silhouette_shared.config import Plan
 from silhouette_shared.errors import UsageError
-from silhouette_shared.privacy.accounting import Spending, Split, calibrate, curve, epsilon, epsilons, split
-from silhouette_shared.privacy.grid import Grid
+from silhouette_shared.privacy.accounting import Spending, Split, curve, epsilon, epsilons, split
+from silhouette_shared.privacy.budget import budget_of, training_of
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.privacy.modes import View, at_partners, distributed_view, local_view
 
 _CURVE_POINTS = 20
-
-
-def mechanism_of(
-    plan: Plan,
-    *,
-    people_bound: int | None = None,
-    size: int | None = None,
-    shares: int = 1,
-    beside: Sequence[SampledGaussian] = (),
-) -> SampledGaussian:
-    """The mechanism of a plan's private training, calibrated to the plan's epsilon and delta.
-
-    Args:
-        plan: With privacy.
-        people_bound: A public bound on the partner's people, from which the batch cap follows; None takes no cap.
-        size: Coordinates of the model, from which the grid's effect follows; None leaves the grid out.
-        shares: How many parties' draws make up the noise.
-        beside: What the same budget also pays.
-
-    Raises:
-        UsageError: If the plan has no privacy, or no noise keeps its promise.
-    """
-    privacy = plan.privacy
-    if privacy.mode == "none":
-        raise UsageError("privacy.mode: expected a mode with privacy, got none; a plan without privacy has no noise")
-    return calibrate(
-        epsilon=privacy.epsilon,
-        delta=privacy.delta,
-        sampling_rate=privacy.sampling_rate,
-        steps=privacy.steps,
-        clip_norm=privacy.clip_norm,
-        beside=beside,
-        people_bound=people_bound,
-        grid=None if size is None else Grid.of(privacy.clip_norm, privacy.grid_bits),
-        size=size or 0,
-        shares=shares,
-    )
 
 
 @dataclass(frozen=True)
@@ -93,6 +55,30 @@ class Price:
     noise_to_signal: float | None
 
 
+def training_and_beside(
+    plan: Plan, *, people_bound: int | None, size: int | None
+) -> tuple[SampledGaussian, tuple[SampledGaussian, ...]]:
+    """The mechanism of a plan's private training, and of the statistics that the same budget pays.
+
+    Args:
+        plan: With privacy.
+        people_bound: A public bound on the partner's people; None takes no cap on a sample.
+        size: Coordinates of the model; None leaves the grid out.
+
+    Raises:
+        UsageError: If the plan has no privacy or no private rounds, or no noise keeps its promise.
+    """
+    budget = budget_of(plan)
+    if budget is None:
+        raise UsageError("privacy.mode: expected a mode with privacy, got none; a plan without privacy has no noise")
+    if budget.training is None:
+        raise UsageError(
+            "privacy.rounds: expected at least 1 round to price, got none; its statistics take all of epsilon"
+        )
+    beside = budget.statistics
+    return training_of(plan, beside=beside, people_bound=people_bound, size=size), beside
+
+
 def price_plan(
     plan: Plan,
     *,
@@ -100,7 +86,6 @@ def price_plan(
     people: int | None = None,
     size: int | None = None,
     persons_partners: int = 1,
-    beside: Sequence[SampledGaussian] = (),
 ) -> Price:
     """Price a plan for a partner.
 
@@ -110,17 +95,17 @@ def price_plan(
         people: A public bound on the people of the partner.
         size: Coordinates of the model.
         persons_partners: At how many partners a person may be.
-        beside: What the same budget also pays.
 
     Raises:
-        UsageError: If the plan has no privacy, or a figure cannot be computed; it says what to change.
+        UsageError: If the plan has no privacy or no private rounds, or a figure cannot be computed; it says what to
+            change.
     """
     count = plan.partition.partners if partners is None else partners
     if not 1 <= persons_partners <= count:
         raise UsageError(
             f"expected a person at 1 to {count} partners, got {persons_partners}; change --persons-partners"
         )
-    mechanism = mechanism_of(plan, people_bound=people, size=size, beside=beside)
+    mechanism, beside = training_and_beside(plan, people_bound=people, size=size)
     privacy, everything = plan.privacy, (*beside, mechanism)
     accountants = epsilons(everything, privacy.delta)
     rounds = sorted({max(1, round(privacy.rounds * n / _CURVE_POINTS)) for n in range(1, _CURVE_POINTS + 1)})

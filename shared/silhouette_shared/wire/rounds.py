@@ -45,19 +45,18 @@ def weighted_layout(size: int, *, limit: float, partners: int, people: int) -> L
     )
 
 
-def noised_layout(size: int, mechanism: SampledGaussian, grid: Grid, *, people: int, shares: int = 1) -> Layout:
+def noised_layout(size: int, mechanism: SampledGaussian, grid: Grid, *, people: int) -> Layout:
     """Clipped sums on the grid with their noise.
 
     Args:
         size: Coordinates of the sum.
-        mechanism: Whose noise, all of it or a share, every partner adds.
+        mechanism: Whose noise every partner adds: all of it, or one of its shares.
         grid: Of the sum.
         people: Most people who are in one partner's sum.
-        shares: Into how many the noise is divided.
     """
     bound = math.ceil(mechanism.clip_norm / grid.step)
     tails = math.sqrt(2 * math.log(2 * size / _NEVER))
-    noise = mechanism.noise_std / math.sqrt(shares) / grid.step
+    noise = mechanism.noise_std / math.sqrt(mechanism.shares) / grid.step
     return Layout(
         (
             Section(
@@ -71,6 +70,22 @@ def noised_layout(size: int, mechanism: SampledGaussian, grid: Grid, *, people: 
             ),
         )
     )
+
+
+def training_layout(plan: Plan, size: int, mechanism: SampledGaussian | None, *, partners: int, people: int) -> Layout:
+    """The layout of a round of training.
+
+    Args:
+        plan: Both sides' plan.
+        size: Parameters D.
+        mechanism: Of the round, on its grid; None without privacy.
+        partners: On the roster.
+        people: Largest declared size of a partner.
+    """
+    if mechanism is not None and plan.privacy.mode == "distributed":
+        return noised_layout(size, mechanism, Grid.of(mechanism.clip_norm, plan.privacy.grid_bits), people=people)
+    schedule = plan.training if mechanism is None else plan.privacy
+    return weighted_layout(size, limit=schedule.update_limit, partners=partners, people=people)
 
 
 def round_terms(

@@ -41,6 +41,7 @@ class Mode(StrEnum):
     """Whether partners train with privacy."""
 
     local = "local"
+    distributed = "distributed"
     none = "none"
 
 
