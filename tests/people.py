@@ -9,15 +9,19 @@ import torch
 from torch import Tensor
 
 from silhouette_client.agent import Agent, Terms
+from silhouette_client.policy.ledger_store import Ledger
 from silhouette_shared.config import Data, Model, Partition, Plan, Privacy, Training
 from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
 from silhouette_shared.model.histories import Histories, value_buckets
+from silhouette_shared.privacy.ledger import Limits
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.randomness import ReproducibleSource
+from silhouette_simulations.repeatable import RepeatableBytes
 
 ITEMS = 20
 LENGTH = 8
 LENGTHS = (3, 9, 1, 12, 5, 2, 7)
+ANY_BUDGET = Limits(epsilon_per_run=None, epsilon_per_year=None, delta=1e-5)
 MECHANISM = SampledGaussian(noise_multiplier=1.5, sampling_rate=0.5, steps=4, clip_norm=0.5)
 
 
@@ -114,8 +118,10 @@ def agent(
     partner: str = "partner-0",
     mechanism: SampledGaussian | None = None,
     with_plan: Plan | None = None,
+    ledger: Ledger | None = None,
 ) -> Agent:
-    """One partner; without a mechanism it answers without privacy."""
+    """One partner; without a mechanism it answers without privacy, with one as in a simulation."""
+    source = ReproducibleSource(0).child("training", "secrets", partner)
     return Agent(
         partner=partner,
         histories=histories() if people is None else people,
@@ -123,4 +129,6 @@ def agent(
         plan=with_plan or plan(),
         terms=Terms(mechanism=mechanism),
         randomness=ReproducibleSource(0).child("training"),
+        ledger=ledger or Ledger.in_memory(ANY_BUDGET),
+        secrets=lambda number, purpose: RepeatableBytes(source.child(number, purpose)),
     )

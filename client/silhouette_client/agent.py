@@ -3,6 +3,7 @@
 It answers round messages and decides what it answers to. Nothing outside this package reaches the histories.
 """
 
+import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from silhouette_client.policy.ledger_store import Ledger
+from silhouette_client.training.engine import EngineName
 from silhouette_client.training.local import train_plainly
 from silhouette_client.training.private import train_privately
 from silhouette_client.training.release import PlainUpdate, PrivateUpdate, Releasable
@@ -18,9 +21,19 @@ from silhouette_shared.errors import RefusedError
 from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.model.vector import Layout, write_vector
+from silhouette_shared.privacy.grid import Grid
+from silhouette_shared.privacy.ledger import Charge
 from silhouette_shared.privacy.mechanism import SampledGaussian
-from silhouette_shared.randomness import ReproducibleSource
+from silhouette_shared.randomness import ReproducibleSource, SecretBytes, SecureSource
 from silhouette_shared.wire import DescribeRequest, Description, TrainReply, TrainRequest
+
+Secrets = Callable[[int, str], SecretBytes]
+"""Gives, for a round and the name of a purpose, the bytes that serve these two and nothing else."""
+
+
+def unpredictable(round_number: int, purpose: str) -> SecretBytes:
+    """What a partner uses: fresh bytes, whatever is asked for."""
+    return SecureSource()
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,14 @@ class Agent:
         vocabulary: The public catalogue and attribute classes, on the same device.
         plan: The plan that this partner installed.
         terms: Whether it trains with privacy, and the mechanism that its accounting reads.
-        randomness: Reproducible; a simulation's draws, noise included, are functions of it, the partner and the round.
+        randomness: Reproducible; training without privacy draws from it, the partner and the round.
+        ledger: Charged before every private release; a partner without privacy needs none.
+        secrets: For the sampling and the noise of private training.
+        engine: Computes the same clipped sums another way.
+
+    Raises:
+        RefusedError: If there are no people.
+        ValueError: If it trains with privacy and has no ledger.
     """
 
     def __init__(
@@ -51,14 +71,20 @@ class Agent:
         plan: Plan,
         terms: Terms,
         randomness: ReproducibleSource,
+        ledger: Ledger | None = None,
+        secrets: Secrets = unpredictable,
+        engine: EngineName = "bookkeeping",
     ) -> None:
         if len(histories) == 0:
             raise RefusedError(f"{partner} holds no people; a partner needs at least one")
+        if terms.mechanism is not None and ledger is None:
+            raise ValueError("expected a ledger to charge private training to, got none")
         self.partner = partner
         self._histories = histories
         self._plan = plan
         self._terms = terms
         self._randomness = randomness.child(partner)
+        self._ledger, self._secrets, self._engine = ledger, secrets, engine
         self._device = histories.items.device
         self._encoder = ProfileEncoder(plan.model, vocabulary, plan.data.history_length).to(self._device)
         self._layout = Layout.of(self._encoder)
@@ -84,37 +110,47 @@ class Agent:
         with self._turn:
             parameters = torch.from_numpy(request.parameters).to(self._device)
             write_vector(self._encoder, self._layout, parameters)
-            update = self._update(request.round)
+            update = self._update(request)
         return self._reply(request, update)
 
-    def _update(self, round_number: int) -> Releasable:
+    def _update(self, request: TrainRequest) -> Releasable:
         plan, mechanism = self._plan, self._terms.mechanism
-        stream = self._generators(round_number)
-        if mechanism is None:
+        if mechanism is None or self._ledger is None:
+            source = self._randomness.child(request.round).child("objective")
             return train_plainly(
                 self._encoder,
                 self._layout,
                 self._histories,
                 plan.training,
-                round_number,
-                stream("objective"),
+                request.round,
+                source.torch_generator(self._device),
             )
+        grid = Grid.of(mechanism.clip_norm, plan.privacy.grid_bits)
+        of_round = mechanism.after(plan.privacy.local_steps).on_grid(grid, self._layout.size)
+        receipt = self._ledger.charge(
+            Charge(
+                run=request.run,
+                round=request.round,
+                purpose="training",
+                mechanism=of_round,
+                delta=plan.privacy.delta,
+                plan_digest=plan.digest,
+                model_digest=hashlib.sha256(request.parameters.tobytes()).hexdigest(),
+            )
+        )
         return train_privately(
             self._encoder,
             self._layout,
             self._histories,
             plan.training,
             plan.privacy,
-            mechanism,
-            round_number,
-            sampling=stream("sampling"),
-            noise=stream("noise"),
-            objective=stream("objective"),
+            request.round,
+            receipt=receipt,
+            mechanism=of_round,
+            declared_people=len(self._histories),
+            secret=lambda purpose: self._secrets(request.round, purpose),
+            engine=self._engine,
         )
-
-    def _generators(self, round_number: int) -> Callable[[str], torch.Generator]:
-        source = self._randomness.child(round_number)
-        return lambda purpose: source.child(purpose).torch_generator(self._device)
 
     def _check(self, request: TrainRequest) -> None:
         if request.plan_digest != self._plan.digest:

@@ -6,6 +6,8 @@ Files are safetensors and JSON, never pickles: a folder is data, not code.
 
 import os
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,11 +15,15 @@ from flwr.app import Context
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from silhouette_client.agent import Agent, Terms
+from silhouette_client.agent import Agent, Secrets, Terms, unpredictable
+from silhouette_client.policy.ledger_store import Ledger
+from silhouette_client.policy.witness import FileWitness
+from silhouette_client.training.engine import EngineName
 from silhouette_shared.config import Plan
 from silhouette_shared.errors import IntegrityError, UsageError
 from silhouette_shared.model.encoder import Vocabulary
 from silhouette_shared.model.histories import Histories
+from silhouette_shared.privacy.ledger import Limits
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.randomness import ReproducibleSource
 from silhouette_shared.wire.agreement import Agreement, read_agreement, write_agreement
@@ -26,6 +32,8 @@ FOLDER_VARIABLE = "SILHOUETTE_NODES"
 """Environment variable with the folder of the nodes that this process answers for."""
 
 DEVICE_VARIABLE = "SILHOUETTE_DEVICE"
+
+_ACCOUNTANTS_DIFFER = 0.02  # calibration and admission may ask different ones
 
 _HISTORY_TENSORS = ("items", "behaviours", "values", "timestamps", "offsets", "attributes")
 
@@ -70,7 +78,35 @@ def write_node_folder(
     )
 
 
-def open_agent(folder: Path, index: int, device: torch.device) -> Agent:
+@dataclass(frozen=True)
+class Fittings:
+    """What an agent is given beside its folder. The defaults are what a partner runs with."""
+
+    ledger: Callable[[Path, Agreement], Ledger]  # opens that of the partner with this folder
+    secrets: Callable[[Agreement, str], Secrets] = lambda agreement, partner: unpredictable
+    engine: EngineName = "bookkeeping"
+
+
+def ledger_on_disk(folder: Path, agreement: Agreement) -> Ledger:
+    """The ledger of the partner with this folder, with a witness beside it.
+
+    A witness on the same disk notices a ledger that was put back alone, not one that was put back with its folder.
+    """
+    witness = folder / "witness"
+    witness.mkdir(exist_ok=True)
+    return Ledger.open(
+        folder / "ledger.sqlite", node=folder.name, limits=limits_of(agreement.plan), witness=FileWitness(witness)
+    )
+
+
+def limits_of(plan: Plan) -> Limits:
+    """One run of a plan and no more: its epsilon, and what two accountants may differ by."""
+    return Limits(
+        epsilon_per_run=plan.privacy.epsilon + _ACCOUNTANTS_DIFFER, epsilon_per_year=None, delta=plan.privacy.delta
+    )
+
+
+def open_agent(folder: Path, index: int, device: torch.device, fittings: Fittings) -> Agent:
     """The agent of the partner with number `index` in the order of names.
 
     Raises:
@@ -94,6 +130,9 @@ def open_agent(folder: Path, index: int, device: torch.device) -> Agent:
         plan=agreement.plan,
         terms=Terms(mechanism=agreement.mechanism),
         randomness=ReproducibleSource(agreement.plan.seed).child(*agreement.seed_path),
+        ledger=None if agreement.mechanism is None else fittings.ledger(folder / names[index], agreement),
+        secrets=fittings.secrets(agreement, names[index]),
+        engine=fittings.engine,
     )
 
 
@@ -109,8 +148,8 @@ def _read_histories(path: Path) -> Histories:
 class AgentCache:
     """Opens each agent of a folder once in a process and keeps it warm."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self._folder, self._device = folder, device
+    def __init__(self, folder: Path, device: torch.device, fittings: Fittings) -> None:
+        self._folder, self._device, self._fittings = folder, device, fittings
         self._agents: dict[int, Agent] = {}
         self._lock = threading.Lock()
 
@@ -119,7 +158,7 @@ class AgentCache:
         index = int(str(context.node_config["partition-id"]))
         with self._lock:
             if index not in self._agents:
-                self._agents[index] = open_agent(self._folder, index, self._device)
+                self._agents[index] = open_agent(self._folder, index, self._device, self._fittings)
             return self._agents[index]
 
 
@@ -127,8 +166,12 @@ _caches: dict[tuple[str, str], AgentCache] = {}
 _caches_lock = threading.Lock()
 
 
-def open_agent_of(context: Context) -> Agent:
+def open_agent_of(context: Context, fittings: Fittings | None = None) -> Agent:
     """The agent of a node, from the folder that the environment names.
+
+    Args:
+        context: Of the node.
+        fittings: Looked at when the folder is opened first in this process; what a partner runs with if None.
 
     Raises:
         UsageError: If the environment names no folder.
@@ -137,6 +180,7 @@ def open_agent_of(context: Context) -> Agent:
     if not folder:
         raise UsageError(f"expected {FOLDER_VARIABLE} to name a node folder, got nothing")
     device = os.environ.get(DEVICE_VARIABLE, "cpu")
+    made = AgentCache(Path(folder), torch.device(device), fittings or Fittings(ledger_on_disk))
     with _caches_lock:
-        cache = _caches.setdefault((folder, device), AgentCache(Path(folder), torch.device(device)))
+        cache = _caches.setdefault((folder, device), made)
     return cache.of(context)

@@ -29,6 +29,7 @@ DimensionName = Literal["activity", "rhythm", "demographics", "interests", "cont
 _NAME = re.compile(r"(?=[^A-Za-z0-9]*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
 
 PrivacyMode = Literal["local", "none"]
+Clipping = Literal["flat", "automatic"]
 PartitionScheme = Literal["random", "dirichlet", "sizes", "attribute"]
 RowName = Literal[
     "popularity",
@@ -251,8 +252,11 @@ class Privacy(Schedule):
     epsilon: float = 8.0
     delta: float = 1e-5
     clip_norm: float = 1.0
+    clipping: Clipping = "flat"  # automatic scales every gradient to nearly the clip norm
+    clip_stability: float = 0.01  # added to the norm in automatic clipping
     sampling_rate: float = 0.2
     local_steps: int = 1
+    grid_bits: int = 16  # a noised sum is whole numbers of clip_norm x 2^-grid_bits
     optimiser: Literal["sgd", "adam"] = "sgd"
     rounds: int = 60
     learning_rate: float = 1.0
@@ -273,7 +277,9 @@ class Privacy(Schedule):
             self.epsilon,
         )
         _require(0 < self.delta < 1, "privacy.delta", "a number between 0 and 1", self.delta)
-        _require(self.clip_norm > 0, "privacy.clip_norm", "a positive number", self.clip_norm)
+        for name in ("clip_norm", "clip_stability"):
+            value = getattr(self, name)
+            _require(value > 0, f"privacy.{name}", "a positive number", value)
         _require(
             0 < self.sampling_rate <= 1,
             "privacy.sampling_rate",
@@ -281,6 +287,7 @@ class Privacy(Schedule):
             self.sampling_rate,
         )
         _require(self.local_steps >= 1, "privacy.local_steps", "at least 1", self.local_steps)
+        _require(6 <= self.grid_bits <= 24, "privacy.grid_bits", "6 to 24 bits", self.grid_bits)
         return self
 
     @property

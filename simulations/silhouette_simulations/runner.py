@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -219,7 +219,7 @@ class _Simulation:
         return self._ranked({p.name: model for p, model in zip(self.world.partners, models, strict=True)}, None)
 
     def _one_worker(self) -> Machine:
-        return Machine(backend="process", device=self.machine.device, workers=1)
+        return replace(self.machine, backend="process", workers=1)
 
     def _train(
         self,

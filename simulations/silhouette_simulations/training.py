@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from silhouette_client.node_folder import write_node_folder
+from silhouette_client.training.engine import EngineName
 from silhouette_server.app import make_server_app
 from silhouette_server.coordination.federation import CheckedStrategy, Job, RoundRecord
 from silhouette_shared.config import Plan
@@ -34,6 +35,7 @@ class Machine:
     backend: Backend
     device: torch.device
     workers: int
+    engine: EngineName = "bookkeeping"
 
 
 def new_encoder(plan: Plan, vocabulary: Vocabulary, device: torch.device) -> ProfileEncoder:
@@ -70,7 +72,7 @@ def train_together(
         name: Of this training; names its draws and its checkpoint.
         mechanism: None trains without privacy.
         folder: For node data and the checkpoint; a training found there half done goes on.
-        machine: Backend, device and workers.
+        machine: Backend, device, workers and engine.
         on_round: Told every finished round and the model after it.
     """
     initial = new_encoder(plan, world.vocabulary, torch.device("cpu"))
@@ -103,6 +105,7 @@ def train_together(
         backend=machine.backend,
         device=machine.device,
         workers=machine.workers,
+        engine=machine.engine,
     )
     (strategy,) = finished
     return Trained(parameters=strategy.parameters, records=strategy.records)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.people import LENGTHS, MECHANISM, agent, encoder, histories, only, plan
+from tests.people import ANY_BUDGET, LENGTHS, MECHANISM, agent, encoder, histories, only, plan, vocabulary
 
 from silhouette_client import agent as agent_module
+from silhouette_client.agent import Agent, Terms
+from silhouette_client.policy.ledger_store import Ledger
 from silhouette_client.training.release import PlainUpdate, PrivateUpdate
 from silhouette_shared.errors import RefusedError
 from silhouette_shared.model.vector import Layout, read_vector
+from silhouette_shared.privacy.ledger import Charge, Limits
+from silhouette_shared.randomness import ReproducibleSource
 from silhouette_shared.wire import DescribeRequest, TrainReply, TrainRequest
+from silhouette_shared.wire.messages import FloatVector
 
 MODEL = read_vector(encoder(), Layout.of(encoder())).numpy()
 REQUEST = TrainRequest(run="r", round=2, plan_digest=plan().digest, parameters=MODEL)
@@ -73,10 +79,74 @@ def test_a_partner_without_people_is_refused() -> None:
 @modes
 def test_the_same_request_gives_the_same_answer_whatever_was_asked_before(mechanism: Any) -> None:
     asked = agent(mechanism=mechanism)
-    first = asked.train(REQUEST).update
     asked.train(replace(REQUEST, round=3))
-    assert np.array_equal(asked.train(REQUEST).update, first)
-    assert np.array_equal(agent(mechanism=mechanism).train(REQUEST).update, first)
+    assert np.array_equal(asked.train(REQUEST).update, agent(mechanism=mechanism).train(REQUEST).update)
+
+
+def test_a_private_round_is_answered_once_whatever_model_is_sent_along() -> None:
+    asked = agent(mechanism=MECHANISM)
+    asked.train(REQUEST)
+    for again in (REQUEST, replace(REQUEST, parameters=MODEL + 1)):
+        with pytest.raises(RefusedError, match="round 2"):
+            asked.train(again)
+    asked.train(replace(REQUEST, round=3))
+
+
+def test_a_round_is_charged_with_its_mechanism_and_model_before_it_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger.in_memory(ANY_BUDGET)
+    asked = agent(mechanism=MECHANISM, ledger=ledger)
+
+    def failing(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(agent_module, "train_privately", failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        asked.train(REQUEST)
+    (charge,) = [entry.content for entry in ledger.entries if isinstance(entry.content, Charge)]
+    assert (charge.run, charge.round, charge.purpose, charge.delta) == ("r", 2, "training", plan().privacy.delta)
+    assert charge.mechanism.after(4) == replace(MECHANISM, rounding=charge.mechanism.rounding)
+    assert charge.mechanism.steps == plan().privacy.local_steps
+    assert charge.mechanism.rounding > 0
+    assert charge.model_digest == hashlib.sha256(MODEL.tobytes()).hexdigest()
+
+
+def test_a_spent_budget_refuses_the_round_and_nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger.in_memory(Limits(epsilon_per_run=2.0, epsilon_per_year=None, delta=1e-5))
+    asked = agent(mechanism=MECHANISM, ledger=ledger)
+    monkeypatch.setattr(agent_module, "train_privately", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(RefusedError, match="2"):
+        asked.train(REQUEST)
+
+
+def test_private_training_without_a_ledger_is_a_mistake_of_the_program() -> None:
+    with pytest.raises(ValueError, match="expected a ledger to charge private training to, got none"):
+        Agent(
+            partner="p",
+            histories=histories(),
+            vocabulary=vocabulary(),
+            plan=plan(),
+            terms=Terms(mechanism=MECHANISM),
+            randomness=ReproducibleSource(0),
+        )
+
+
+def test_a_partner_draws_its_secrets_from_the_operating_system_unless_told_otherwise() -> None:
+    def answer() -> FloatVector:
+        return (
+            Agent(
+                partner="p",
+                histories=histories(),
+                vocabulary=vocabulary(),
+                plan=plan(),
+                terms=Terms(mechanism=MECHANISM),
+                randomness=ReproducibleSource(0),
+                ledger=Ledger.in_memory(ANY_BUDGET),
+            )
+            .train(REQUEST)
+            .update
+        )
+
+    assert not np.array_equal(answer(), answer())
 
 
 @modes
@@ -124,9 +194,10 @@ def test_a_private_partner_never_sends_an_update_without_noise(monkeypatch: pyte
 
 def test_a_private_answer_is_not_that_of_plain_training_even_with_hardly_any_noise() -> None:
     """What leaves is a clipped sum, whose size does not depend on how far a person is from the model."""
-    quiet = replace(MECHANISM, noise_multiplier=1e-9, sampling_rate=1.0)
-    update = agent(mechanism=quiet).train(REQUEST).update
-    assert np.linalg.norm(update) <= plan().privacy.learning_rate * quiet.clip_norm * (1 + 1e-5)
+    fine = plan(privacy=replace(plan().privacy, grid_bits=24))
+    quiet = replace(MECHANISM, noise_multiplier=2e-5, sampling_rate=1.0)
+    update = agent(mechanism=quiet, with_plan=fine).train(replace(REQUEST, plan_digest=fine.digest)).update
+    assert np.linalg.norm(update) <= fine.privacy.learning_rate * quiet.clip_norm * 1.01
 
 
 def test_what_was_sent_is_a_message_that_decodes() -> None:

@@ -18,6 +18,7 @@ from silhouette_server.app import JOB_VARIABLE, app, open_job
 from silhouette_server.coordination.checkpoints import read_checkpoint
 from silhouette_shared.errors import IntegrityError, UsageError
 from silhouette_simulations.backend import run_in_process
+from silhouette_simulations.nodes import simulated
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_the_app_named_in_the_project_file_is_a_server_app() -> None:
 
 def test_the_app_runs_the_job_of_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(JOB_VARIABLE, str(folder))
-    agents = make_client_app(AgentCache(folder, torch.device("cpu")).of)
+    agents = make_client_app(AgentCache(folder, torch.device("cpu"), simulated("bookkeeping")).of)
     run_in_process(app, agents, nodes=2, workers=1)
     checkpoint = read_checkpoint(folder / "checkpoint.safetensors")
     assert checkpoint is not None

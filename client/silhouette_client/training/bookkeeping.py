@@ -491,7 +491,8 @@ class _Pass:
         elif isinstance(layer, nn.LayerNorm):
             self._note_norm(layer, given, gradient, *self._moments.pop(name))
         elif isinstance(layer, nn.Linear):
-            given = given.reshape(self.people, -1, layer.in_features)
+            # The number of rows is said, because a layer without columns leaves it open.
+            given = given.reshape(self.people, math.prod(given.shape[1:-1]), layer.in_features)
             gradient = gradient.reshape(self.people, -1, layer.out_features)
             if layer.bias is not None and id(layer.bias) in self.names:
                 self._keep(layer.bias, gradient.sum(1))

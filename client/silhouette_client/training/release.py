@@ -1,14 +1,43 @@
-"""The only way out of a partner: updates by what has been done to them.
+"""The only way out of a partner: what leaves, by what has been done to it.
 
-The functions that send accept a `Releasable` and nothing else. A new kind of release is a new type here, with
-the sentence that says why it may leave.
+Each step of the chain is a type, and each function accepts only the one before it: a clipped sum, its integers on the
+grid, the same with noise, the update. The functions that send accept a `Releasable` and nothing else. A new kind of
+release is a new type here, with the sentence that says why it may leave.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
+from silhouette_shared.privacy.grid import Grid
 from silhouette_shared.privacy.mechanism import SampledGaussian
+
+
+@dataclass(frozen=True)
+class ClippedSum:
+    """A sum over people, each of whom adds a vector of L2 norm at most `clip_norm`."""
+
+    vector: Tensor  # (D,) float
+    clip_norm: float
+
+
+@dataclass(frozen=True)
+class NoisedSum:
+    """A clipped sum on the integer grid with noise that was paid for.
+
+    Nothing clamps or rounds it afterwards; whatever is computed from it needs no further budget.
+    """
+
+    integers: npt.NDArray[np.int64]  # (D,) in steps of the grid
+    grid: Grid
+    device: torch.device  # where the sum was computed
+
+    def value(self) -> Tensor:
+        """The sum in the units of the clip norm, shape (D,), float32, on the device where it was computed."""
+        return torch.from_numpy(self.grid.decode(self.integers)).to(self.device)
 
 
 @dataclass(frozen=True)

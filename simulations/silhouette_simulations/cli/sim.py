@@ -51,6 +51,13 @@ class BackendChoice(StrEnum):
     ray = "ray"
 
 
+class EngineChoice(StrEnum):
+    """How clipped sums over people are computed; both give the same."""
+
+    bookkeeping = "bookkeeping"
+    opacus = "opacus"
+
+
 class DeviceChoice(StrEnum):
     """Where tensors live."""
 
@@ -103,6 +110,10 @@ def run_command(
         BackendChoice,
         typer.Option("--backend", help="Run the Flower apps in this process or on Ray."),
     ] = BackendChoice.process,
+    engine: Annotated[
+        EngineChoice,
+        typer.Option("--engine", help="Clipped sums by one-pass book-keeping, or by Opacus' hooks: the same, slower."),
+    ] = EngineChoice.bookkeeping,
     device: DeviceOption = DeviceChoice.auto,
     workers: WorkersOption = None,
     home: HomeOption = None,
@@ -133,7 +144,7 @@ def run_command(
         folder, plan = existing_run_folder(resume, None if plan_file is None else asked, changes)
     dataset = dataset_for(plan, silhouette_home(home))
     check_fits(plan, dataset)
-    machine = machine_for(backend.value, device.value, workers)
+    machine = machine_for(backend.value, device.value, workers, engine.value)
     if folder is None:
         require_space(out, estimated_bytes(plan, dataset), option="--out")
         folder = new_run_folder(out, plan)
@@ -190,7 +201,7 @@ def dataset_for(plan: Plan, home: Path) -> Dataset:
     return datasets.load(plan.data.dataset, home=home)
 
 
-def machine_for(backend: str, device: str, workers: int | None) -> Machine:
+def machine_for(backend: str, device: str, workers: int | None, engine: str = "bookkeeping") -> Machine:
     """Choose the device once, and how many partners train beside each other."""
     import os
 
@@ -209,4 +220,5 @@ def machine_for(backend: str, device: str, workers: int | None) -> Machine:
         backend="ray" if backend == "ray" else "process",
         device=torch.device(chosen),
         workers=workers or default,
+        engine="opacus" if engine == "opacus" else "bookkeeping",
     )

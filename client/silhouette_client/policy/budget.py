@@ -1,0 +1,222 @@
+"""What a ledger's charges add up to, what is left, and whether one more fits. No I/O.
+
+Days are dates in UTC. A year is the 365 days that end today, and today never goes back: it is not before the newest
+entry.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+
+import numpy as np
+
+from silhouette_shared.privacy.admission import ORDERS, Filter, FloatVector, divergences, run_epsilon
+from silhouette_shared.privacy.ledger import BudgetRefusedError, Charge, Entry, Limits, Reason
+from silhouette_shared.privacy.mechanism import SampledGaussian
+
+YEAR = timedelta(days=365)
+MOST = 2**24
+"""A forecast counts no further."""
+
+_USUAL_LIMIT = 8.0  # where there is no limit, the filter's order is chosen as if for this one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """How much of a plan still fits.
+
+    Args:
+        epsilon: What the whole plan costs a run by itself, as it is compared with the limit of a run.
+        rounds: Rounds of a new run that fit today; None if nothing limits them.
+        runs: Whole runs that fit today; None if nothing limits them.
+        limited_by: Which limit stops the rounds, or None.
+    """
+
+    epsilon: float
+    rounds: int | None
+    runs: int | None
+    limited_by: Reason | None
+
+
+class Budget:
+    """The charges of a ledger, added up.
+
+    Args:
+        entries: Of the ledger, oldest first; more come by `add`.
+    """
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._runs: dict[str, dict[SampledGaussian, int]] = {}
+        self._plans: dict[str, str] = {}
+        self._days: dict[date, FloatVector] = {}
+        self._limits: Limits | None = None
+        self._filter_order: int | None = None
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: Entry) -> None:
+        """Count one more entry."""
+        charge = entry.content
+        if isinstance(charge, Limits):
+            self._limits = charge
+        if not isinstance(charge, Charge):
+            return
+        if self._filter_order is None:
+            self._filter_order = _order(charge.mechanism, self._limits)
+        _add_to(self._runs.setdefault(charge.run, {}), charge.mechanism)
+        self._plans.setdefault(charge.run, charge.plan_digest)
+        day = entry.time.date()
+        self._days[day] = self._days.get(day, np.zeros(len(ORDERS))) + divergences(charge.mechanism)
+
+    @property
+    def runs(self) -> Mapping[str, tuple[SampledGaussian, ...]]:
+        """What each run has spent, equal mechanisms put together."""
+        return {run: _spending(steps) for run, steps in self._runs.items()}
+
+    def run_epsilon(self, run: str, limits: Limits) -> float:
+        """What a run has spent at the limits' delta, as it is compared with its limit."""
+        return _bounded(_spending(self._runs.get(run, {})), limits)
+
+    def year_epsilon(self, today: date, limits: Limits) -> float:
+        """What the 365 days that end today have spent at the limits' delta, by the filter."""
+        if self._filter_order is None:
+            return 0.0
+        return Filter(limits.delta, self._filter_order).epsilon(self._year(today))
+
+    def next_relief(self, today: date) -> date | None:
+        """The first day on which something leaves the year; None if nothing is in it."""
+        days = [day for day in self._days if day > today - YEAR]
+        return min(days) + YEAR if days else None
+
+    def check(self, charge: Charge, today: date, limits: Limits) -> None:
+        """Make sure that a charge fits every limit.
+
+        Args:
+            charge: Not counted yet.
+            today: Not before the newest entry.
+            limits: Those that hold now.
+
+        Raises:
+            BudgetRefusedError: With the figures: spent before, with this charge, and the limit.
+        """
+        if charge.delta > limits.delta:
+            raise BudgetRefusedError(
+                f"expected a delta of at most {limits.delta:g}, got {charge.delta:g}; lower it in the plan",
+                Reason.delta,
+            )
+        plan = self._plans.get(charge.run, charge.plan_digest)
+        if plan != charge.plan_digest:
+            raise BudgetRefusedError(
+                f"expected run {charge.run} to follow plan {plan[:12]}, got {charge.plan_digest[:12]}; start another "
+                "run for another plan",
+                Reason.other_plan,
+            )
+        if limits.epsilon_per_run is not None:
+            steps = dict(self._runs.get(charge.run, {}))
+            _add_to(steps, charge.mechanism)
+            asked = _bounded(_spending(steps), limits)
+            if asked > limits.epsilon_per_run:
+                raise _over(
+                    f"run {charge.run}", self.run_epsilon(charge.run, limits), asked, limits.epsilon_per_run, limits
+                )
+        if limits.epsilon_per_year is not None:
+            total = self._year(today) + divergences(charge.mechanism)
+            asked = self._filter(limits, charge.mechanism).epsilon(total)
+            if asked > limits.epsilon_per_year:
+                raise _over(
+                    "the last 365 days", self.year_epsilon(today, limits), asked, limits.epsilon_per_year, limits
+                )
+
+    def forecast(
+        self, limits: Limits, *, mechanism: SampledGaussian, rounds: int, delta: float, today: date
+    ) -> Forecast:
+        """Say how many rounds and whole runs of a plan fit from today on.
+
+        Args:
+            limits: Those that hold now.
+            mechanism: Of one round.
+            rounds: Of the whole plan.
+            delta: At which the plan states its epsilon.
+            today: Not before the newest entry.
+        """
+        epsilon = _bounded((_repeated(mechanism, rounds),), limits)
+        if delta > limits.delta:
+            return Forecast(epsilon=epsilon, rounds=0, runs=0, limited_by=Reason.delta)
+        year, run = limits.epsilon_per_year, limits.epsilon_per_run
+        fitting: dict[Reason, int] = {}
+        if run is not None:
+            fitting[Reason.run_limit] = _most(lambda count: _bounded((_repeated(mechanism, count),), limits) <= run)
+        if year is not None:
+            filtered = self._filter(limits, mechanism)
+            spent, one = self._year(today), divergences(mechanism)
+            fitting[Reason.year_limit] = _most(lambda count: filtered.epsilon(spent + one * count) <= year)
+        if not fitting:
+            return Forecast(epsilon=epsilon, rounds=None, runs=None, limited_by=None)
+        tightest = min(fitting, key=lambda reason: fitting[reason])
+        runs = fitting[Reason.year_limit] // rounds if year is not None else None
+        if fitting.get(Reason.run_limit, rounds) < rounds:
+            runs = 0
+        return Forecast(epsilon=epsilon, rounds=fitting[tightest], runs=runs, limited_by=tightest)
+
+    def _year(self, today: date) -> FloatVector:
+        total: FloatVector = np.zeros(len(ORDERS))
+        for day, spent in self._days.items():
+            if day > today - YEAR:
+                total = total + spent
+        return total
+
+    def _filter(self, limits: Limits, first: SampledGaussian) -> Filter:
+        order = _order(first, limits) if self._filter_order is None else self._filter_order
+        return Filter(limits.delta, order)
+
+
+def _order(first: SampledGaussian, limits: Limits | None) -> int:
+    """The filter's order: of the ledger's first charge and the limits of that time, whatever comes later."""
+    if limits is None:  # only of entries that no chain would hold
+        raise ValueError("expected limits before the first charge, got none")
+    limit = _USUAL_LIMIT if limits.epsilon_per_year is None else limits.epsilon_per_year
+    return Filter.for_ledger(limit, limits.delta, first).order
+
+
+def _most(fits: Callable[[int], bool]) -> int:
+    """The largest count that fits, at most `MOST`; every smaller one fits as well."""
+    low, high = 0, 1
+    while fits(high):
+        low, high = high, high * 2
+        if low >= MOST:
+            return MOST
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _repeated(mechanism: SampledGaussian, count: int) -> SampledGaussian:
+    return mechanism.after(mechanism.steps * count)
+
+
+def _add_to(steps: dict[SampledGaussian, int], mechanism: SampledGaussian) -> None:
+    one = replace(mechanism, steps=1)
+    steps[one] = steps.get(one, 0) + mechanism.steps
+
+
+def _spending(steps: Mapping[SampledGaussian, int]) -> tuple[SampledGaussian, ...]:
+    return tuple(one.after(count) for one, count in steps.items())
+
+
+def _bounded(spending: tuple[SampledGaussian, ...], limits: Limits) -> float:
+    limit = math.inf if limits.epsilon_per_run is None else limits.epsilon_per_run
+    return run_epsilon(spending, limits.delta, limit)
+
+
+def _over(what: str, spent: float, asked: float, limit: float, limits: Limits) -> BudgetRefusedError:
+    by_run = what.startswith("run ")
+    return BudgetRefusedError(
+        f"expected at most epsilon {limit:g} at delta {limits.delta:g} for {what}, got {spent:.4g} spent and "
+        f"{asked:.4g} with this charge; "
+        + ("end the run here" if by_run else "wait until older charges leave the year (`silhouette budget show`)"),
+        Reason.run_limit if by_run else Reason.year_limit,
+    )

@@ -1,0 +1,196 @@
+"""Whoever drops out at whatever step: the survivors' exact sum or a typed end, as predicted; never a wrong sum."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from tests.shared.secagg.house import House, names, sums, total
+
+import silhouette_shared.secagg.keys as keys
+from silhouette_shared.secagg import (
+    COORDINATOR,
+    Coordinator,
+    Layout,
+    Section,
+    Step,
+    TooFewError,
+    least_threshold,
+    verify_chain,
+)
+
+STEPS = (Step.ADVERTISE, Step.SHARE, Step.MASKED, Step.CONSISTENCY, Step.UNMASK)
+NEVER = len(STEPS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def verified_once() -> Iterator[None]:
+    """Fifty partners in one process check the same signatures fifty times: here the second time is remembered."""
+    plain = keys.verify_bytes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keys, "verify_bytes", lru_cache(maxsize=1 << 12)(plain))
+        yield
+
+
+def play(house: House, number: int, gone: Mapping[str, int]) -> bool:
+    """One round in which each partner vanishes before its step of this index; True if it came to a sum.
+
+    Step and kind of the end are predicted from the counts alone, and so is the set of survivors.
+    """
+
+    def alive(step: Step, name: str) -> bool:
+        return STEPS.index(step) < gone.get(name, NEVER)
+
+    def left(index: int) -> list[str]:
+        return [name for name in house.names if gone.get(name, NEVER) > index]
+
+    threshold = least_threshold(len(house.names))
+    values = house.values(number)
+    opened = len(house.unmasked)
+    ends = [step for index, step in enumerate(STEPS) if len(left(index)) < threshold]
+    if ends:
+        with pytest.raises(TooFewError) as caught:
+            house.round(number, values=values, alive=alive)
+        assert caught.value.step is ends[0]
+        assert len(house.unmasked) - opened == (len(left(4)) if ends[0] is Step.UNMASK else 0)
+    else:
+        outcome = house.round(number, values=values, alive=alive)
+        assert list(outcome.survivors) == left(2)
+        assert sums(outcome) == total(values, left(2), house.layout)
+    assert not house.errors
+    return not ends
+
+
+def exhaust(count: int) -> int:
+    house = House(count)
+    completed = 0
+    for number, leaving in enumerate(itertools.product(range(NEVER + 1), repeat=count), start=1):
+        completed += play(house, number, dict(zip(house.names, leaving, strict=True)))
+    verify_chain(house.transcripts[:20], house.pins, house.run)
+    return completed
+
+
+def test_of_three_every_dropout_at_every_step_ends_as_predicted() -> None:
+    """216 rounds. With a threshold of three of three only the one without dropouts comes to a sum."""
+    assert exhaust(3) == 1
+
+
+@pytest.mark.slow
+def test_of_four_every_dropout_at_every_step_ends_as_predicted() -> None:
+    """1,296 rounds. Three of four: nobody, or one partner at one of five steps."""
+    assert exhaust(4) == 1 + 4 * 5
+
+
+@pytest.mark.slow
+def test_of_five_every_dropout_at_every_step_ends_as_predicted() -> None:
+    """7,776 rounds. Four of five: nobody, or one partner at one of five steps."""
+    assert exhaust(5) == 1 + 5 * 5
+
+
+@pytest.mark.slow
+def test_two_thousand_random_rounds_of_up_to_fifty_end_as_predicted() -> None:
+    drawn = np.random.default_rng(5)
+    sizes = np.arange(3, 51)
+    weights = sizes**-2.5
+    houses = {int(count): House(int(count)) for count in sizes}
+    completed = largest = 0
+    counts = np.concatenate([[50, 49, 34], drawn.choice(sizes, 1997, p=weights / weights.sum())])
+    for number, count in enumerate(counts, start=1):
+        spare = int(count) - least_threshold(int(count))
+        leaving = drawn.choice(int(count), drawn.integers(0, spare + 2), replace=False)
+        gone = {names(int(count))[who]: int(drawn.integers(0, NEVER)) for who in leaving}
+        done = play(houses[int(count)], number, gone)
+        completed += done
+        largest = max(largest, int(count) if done else 0)
+    assert 800 < completed < 1900, completed
+    assert largest >= 40
+
+
+def test_ten_partners_lose_one_at_every_step_but_the_last_and_still_add_up() -> None:
+    house = House(10)
+    assert play(house, 1, {"partner-00": 0, "partner-04": 2, "partner-09": 4})
+    assert not play(house, 2, {"partner-00": 0, "partner-03": 1, "partner-04": 2, "partner-09": 3})
+
+
+def test_a_round_may_hold_vectors_longer_than_one_chunk_of_mask() -> None:
+    layout = Layout((Section("update", 3 * (1 << 16) + 17, -(1 << 20), 1 << 20), Section("hits", 2, 0, 9)))
+    house = House(5, layout=layout)
+    values = house.values()
+
+    def alive(step: Step, name: str) -> bool:
+        return not (name == "partner-02" and step in STEPS[2:])
+
+    outcome = house.round(values=values, alive=alive)
+    expected = sum(values[name]["update"] for name in outcome.survivors)
+    np.testing.assert_array_equal(outcome.sums["update"], expected)
+    assert len(outcome.survivors) == 4
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_three_exchanges_a_round_add_up_as_five_steps_do(count: int) -> None:
+    house = House(count)
+    _, ahead = house.ahead_round(1, None)
+    for number in range(2, 6):
+        outcome, ahead = house.ahead_round(number, ahead)
+        assert ahead is not None
+        assert sums(outcome) == total(house.values(number), house.names)
+    assert not house.errors
+    checked = verify_chain(house.transcripts, house.pins, house.run)
+    assert [one.manifest.ahead == bytes(32) for one in checked] == [True, False, False, False, False]
+
+
+def ahead_exhaust(count: int) -> int:
+    """Everybody vanishes at every exchange of a steady round; then the next round takes the five steps."""
+    completed = 0
+    exchanges: Sequence[Step] = STEPS[2:]
+    for leaving in itertools.product(range(len(exchanges) + 1), repeat=count):
+        house = House(count)
+        _, ahead = house.ahead_round(1, None)
+        gone = dict(zip(house.names, leaving, strict=True))
+
+        def alive(step: Step, name: str, gone: Mapping[str, int] = gone) -> bool:
+            return step not in exchanges or exchanges.index(step) < gone[name]
+
+        left = [[name for name in house.names if gone[name] > index] for index in range(len(exchanges))]
+        ends = [step for step, there in zip(exchanges, left, strict=True) if len(there) < least_threshold(count)]
+        following = None
+        if ends:
+            with pytest.raises(TooFewError) as caught:
+                house.ahead_round(2, ahead, alive=alive)
+            assert caught.value.step is ends[0]
+        else:
+            outcome, following = house.ahead_round(2, ahead, alive=alive)
+            assert sums(outcome) == total(house.values(2), left[0])
+            # Keys ahead only if nobody is missing: who came back takes part in all five steps.
+            assert (following is None) == any(len(there) < count for there in left)
+            completed += 1
+        house.errors.clear()
+        outcome, _ = house.ahead_round(3, following)
+        assert sums(outcome) == total(house.values(3), house.names)
+        assert not house.errors
+    return completed
+
+
+def test_of_three_every_dropout_of_a_steady_round_ends_as_predicted() -> None:
+    assert ahead_exhaust(3) == 1
+
+
+@pytest.mark.slow
+def test_of_four_every_dropout_of_a_steady_round_ends_as_predicted() -> None:
+    assert ahead_exhaust(4) == 1 + 4 * 3
+
+
+def test_a_coordinator_takes_no_step_twice_and_none_out_of_order() -> None:
+    house = House(3)
+    from silhouette_shared.errors import UsageError
+
+    leader: Coordinator = house.coordinator()
+    leader.open()
+    with pytest.raises(UsageError, match="expected step advertise next, got manifest"):
+        leader.open()
+    with pytest.raises(UsageError, match="expected no further step of this round, got advertise"):
+        leader.advertised({})
+    assert COORDINATOR not in house.pins.partners
