@@ -6,10 +6,10 @@ entry.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from typing import TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from silhouette_shared.privacy.mechanism import SampledGaussian
 YEAR = timedelta(days=365)
 MOST = 2**24
 """A forecast counts no further."""
+
+_Steps: TypeAlias = dict[SampledGaussian, int]  # how often each mechanism, with one step, was applied
 
 _USUAL_LIMIT = 8.0  # where there is no limit, the filter's order is chosen as if for this one
 
@@ -49,9 +51,9 @@ class Budget:
     """
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
-        self._runs: dict[str, dict[SampledGaussian, int]] = {}
+        self._runs: dict[str, _Steps] = {}
         self._plans: dict[str, str] = {}
-        self._days: dict[date, FloatVector] = {}
+        self._days: dict[date, tuple[FloatVector, _Steps]] = {}
         self._limits: Limits | None = None
         self._filter_order: int | None = None
         for entry in entries:
@@ -69,7 +71,9 @@ class Budget:
         _add_to(self._runs.setdefault(charge.run, {}), charge.mechanism)
         self._plans.setdefault(charge.run, charge.plan_digest)
         day = entry.time.date()
-        self._days[day] = self._days.get(day, np.zeros(len(ORDERS))) + divergences(charge.mechanism)
+        total, steps = self._days.get(day, (np.zeros(len(ORDERS)), {}))
+        _add_to(steps, charge.mechanism)
+        self._days[day] = (total + divergences(charge.mechanism), steps)
 
     @property
     def runs(self) -> Mapping[str, tuple[SampledGaussian, ...]]:
@@ -84,7 +88,8 @@ class Budget:
         """What the 365 days that end today have spent at the limits' delta, by the filter."""
         if self._filter_order is None:
             return 0.0
-        return Filter(limits.delta, self._filter_order).epsilon(self._year(today))
+        total, steps = self._year(today)
+        return Filter(limits.delta, self._filter_order).epsilon(_spending(steps), total)
 
     def next_relief(self, today: date) -> date | None:
         """The first day on which something leaves the year; None if nothing is in it."""
@@ -123,8 +128,10 @@ class Budget:
                     f"run {charge.run}", self.run_epsilon(charge.run, limits), asked, limits.epsilon_per_run, limits
                 )
         if limits.epsilon_per_year is not None:
-            total = self._year(today) + divergences(charge.mechanism)
-            asked = self._filter(limits, charge.mechanism).epsilon(total)
+            total, steps = self._year(today)
+            _add_to(steps, charge.mechanism)
+            total = total + divergences(charge.mechanism)
+            asked = self._filter(limits, charge.mechanism).epsilon(_spending(steps), total)
             if asked > limits.epsilon_per_year:
                 raise _over(
                     "the last 365 days", self.year_epsilon(today, limits), asked, limits.epsilon_per_year, limits
@@ -151,8 +158,13 @@ class Budget:
             fitting[Reason.run_limit] = _most(lambda count: _bounded((_repeated(mechanism, count),), limits) <= run)
         if year is not None:
             filtered = self._filter(limits, mechanism)
-            spent, one = self._year(today), divergences(mechanism)
-            fitting[Reason.year_limit] = _most(lambda count: filtered.epsilon(spent + one * count) <= year)
+            total, steps = self._year(today)
+            one = divergences(mechanism)
+            fitting[Reason.year_limit] = _most(
+                lambda count: (
+                    filtered.epsilon(_spending(steps, _repeated(mechanism, count)), total + one * count) <= year
+                )
+            )
         if not fitting:
             return Forecast(epsilon=epsilon, rounds=None, runs=None, limited_by=None)
         tightest = min(fitting, key=lambda reason: fitting[reason])
@@ -161,12 +173,15 @@ class Budget:
             runs = 0
         return Forecast(epsilon=epsilon, rounds=fitting[tightest], runs=runs, limited_by=tightest)
 
-    def _year(self, today: date) -> FloatVector:
+    def _year(self, today: date) -> tuple[FloatVector, _Steps]:
         total: FloatVector = np.zeros(len(ORDERS))
-        for day, spent in self._days.items():
+        steps: _Steps = {}
+        for day, (spent, mechanisms) in self._days.items():
             if day > today - YEAR:
                 total = total + spent
-        return total
+                for one, count in mechanisms.items():
+                    steps[one] = steps.get(one, 0) + count
+        return total, steps
 
     def _filter(self, limits: Limits, first: SampledGaussian) -> Filter:
         order = _order(first, limits) if self._filter_order is None else self._filter_order
@@ -198,18 +213,20 @@ def _repeated(mechanism: SampledGaussian, count: int) -> SampledGaussian:
     return mechanism.after(mechanism.steps * count)
 
 
-def _add_to(steps: dict[SampledGaussian, int], mechanism: SampledGaussian) -> None:
+def _add_to(steps: _Steps, mechanism: SampledGaussian) -> None:
     one = replace(mechanism, steps=1)
     steps[one] = steps.get(one, 0) + mechanism.steps
 
 
-def _spending(steps: Mapping[SampledGaussian, int]) -> tuple[SampledGaussian, ...]:
-    return tuple(one.after(count) for one, count in steps.items())
+def _spending(steps: _Steps, beside: SampledGaussian | None = None) -> tuple[SampledGaussian, ...]:
+    everything = dict(steps)
+    if beside is not None:
+        _add_to(everything, beside)
+    return tuple(one.after(count) for one, count in everything.items())
 
 
 def _bounded(spending: tuple[SampledGaussian, ...], limits: Limits) -> float:
-    limit = math.inf if limits.epsilon_per_run is None else limits.epsilon_per_run
-    return run_epsilon(spending, limits.delta, limit)
+    return run_epsilon(spending, limits.delta, limits.epsilon_per_run)
 
 
 def _over(what: str, spent: float, asked: float, limit: float, limits: Limits) -> BudgetRefusedError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -27,7 +28,7 @@ def make_key(path: Path) -> None:
         file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             if os.write(file, secrets.token_bytes(KEY_BYTES)) != KEY_BYTES:
-                raise OSError("the key was not written whole")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # part of it fitted
             os.fsync(file)
         finally:
             os.close(file)

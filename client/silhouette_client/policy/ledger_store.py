@@ -144,6 +144,8 @@ class Ledger:
         begins = not path.exists() or path.stat().st_size == 0
         if begins:
             _begin(path, key_path, node, witness)
+        # The journal keeps its name between charges. SQLite flushes the folder as well and ignores a failure.
+        _make(path.with_name(path.name + "-journal"))
         connection = _connect(path)
         try:
             ledger = cls(
@@ -441,17 +443,32 @@ def _begin(path: Path, key: Path, node: str, witness: Witness) -> None:
             "none; put back the newest copy of the ledger and its key"
         )
     make_key(key)
+    _make(path)
+    _flush_names(key)
+
+
+def _make(path: Path) -> None:
+    """Make an empty file unless there is one, and make sure that its name is on the disk."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        for folder in {path.parent, key.parent}:
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(handle)  # the names of the new files
-            finally:
-                os.close(handle)
     except OSError as error:
         raise UnavailableError(
-            f"{path}: expected to begin a ledger, got {error.strerror or error}; mend that and start again"
+            f"{path}: expected to write here, got {error.strerror or error}; mend that and start again"
+        ) from None
+    _flush_names(path)
+
+
+def _flush_names(path: Path) -> None:
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise UnavailableError(
+            f"{path.parent}: expected a folder that can be flushed, got {error.strerror or error}; mend the disk and "
+            "start again"
         ) from None
 
 

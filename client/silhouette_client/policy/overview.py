@@ -7,7 +7,8 @@ from datetime import date
 
 from silhouette_client.policy.budget import YEAR, Budget
 from silhouette_shared.errors import UsageError
-from silhouette_shared.privacy.admission import composed_epsilon, merged
+from silhouette_shared.privacy.accounting import ACCOUNTANTS, epsilon
+from silhouette_shared.privacy.admission import merged
 from silhouette_shared.privacy.ledger import Chain, Charge, Entry, Limits
 
 Document = dict[str, object]
@@ -75,9 +76,9 @@ def _groups(name: str, entries: Sequence[Entry], limits: Limits, key: Callable[[
 def _group(name: str, value: str, entries: Sequence[Entry], limits: Limits) -> Document:
     spending = merged(_charge(entry).mechanism for entry in entries)
     epsilons: dict[str, float | None] = {}
-    for accountant in ("prv", "rdp"):
+    for accountant in ACCOUNTANTS:
         try:
-            epsilons[accountant] = composed_epsilon(spending, limits.delta, accountant)
+            epsilons[accountant] = epsilon(spending, limits.delta, accountant) if spending else 0.0
         except UsageError:  # far outside the range where this accountant has an answer
             epsilons[accountant] = None
     return {

@@ -12,6 +12,7 @@ their messages of the same round bring before the masked update leaves. A witnes
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -115,7 +116,7 @@ class FileWitness:
                     os.ftruncate(file, end)  # a line that a crash left half written
                     line = f"{head.sequence} {head.hash.hex()}\n".encode()
                     if os.pwrite(file, line, end) != len(line):
-                        raise OSError("the line was not written whole")
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # part of it fitted
                 os.fsync(file)  # also of a line that another process wrote and may not have flushed yet
             finally:
                 os.close(file)

@@ -1,6 +1,6 @@
 """Clipped sums of people's gradients from one forward and one backward pass.
 
-The parameters are frozen while people pass through, so the backward pass computes gradients of activations alone. At
+The parameters are frozen while their layers run, so the backward pass computes gradients of activations alone. At
 every layer its input and the gradient of its output are noted, and the gradient a person follows from them. From its
 norm comes the factor that person is scaled by, and the scaled sum needs no second pass: book-keeping, Bu et al. 2022,
 https://arxiv.org/abs/2210.00038.
@@ -26,7 +26,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from silhouette_shared.model.softmax import ScoredItems, Tape
@@ -39,6 +38,9 @@ _CHUNK_ELEMENTS = {"cpu": 2**21}
 _CHUNK_ELEMENTS_ELSEWHERE = 2**26
 """Coordinates of people's gradients formed at a time where they are not kept. On a CPU 8 MiB of float32, to stay in its
 cache; an accelerator wants larger pieces."""
+
+_SMALL = 1024
+"""Parameters of at most so many coordinates, biases and norms, are treated together."""
 
 _INSTEAD = {
     "MultiheadAttention": "build it from nn.Linear layers and scaled_dot_product_attention",
@@ -119,13 +121,13 @@ class Bookkeeping:
         """
         tape = Tape()
         with self._watched(tape) as work:
-            with _OnlyInLayers(work):
-                per_person = losses(tape)
+            per_person = losses(tape)
             if per_person.dim() != 1:
                 raise ValueError(f"expected one loss a person, shape (B,), got shape {tuple(per_person.shape)}")
             work.people = len(per_person)
             if per_person.requires_grad and work.people:
                 per_person.sum().backward()
+            self._refuse_other_uses()
             work.bring_together()
             self._finish(work, per_person.device)
 
@@ -137,15 +139,25 @@ class Bookkeeping:
             for name, p in self._parameters.items()
         }
 
+    def _refuse_other_uses(self) -> None:
+        """A gradient arrived at a parameter itself: it was used elsewhere than in its layer, where it is frozen."""
+        for name, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                raise ValueError(
+                    f"expected {name} to be used by calling its layer, got a use of it elsewhere that the norm would "
+                    "miss; call the layer, or an nn.Linear that shares the weight"
+                )
+
     @contextmanager
     def _watched(self, tape: Tape) -> Iterator["_Pass"]:
-        """Freeze the parameters and listen to the layers, and undo both whatever happens."""
+        """Listen to the layers, and leave the model as it was whatever happens."""
         work = _Pass(tape, {id(p): name for name, p in self._parameters.items()}, self._shared)
         with ExitStack() as undo:
             undo.callback(work.forget)
             for parameter in self._parameters.values():
-                parameter.requires_grad_(False)
+                undo.callback(setattr, parameter, "grad", parameter.grad)
                 undo.callback(parameter.requires_grad_, True)
+                parameter.grad = None
             for name, layer in self._layers.items():
                 for handle in work.listen(name, layer):
                     undo.callback(handle.remove)
@@ -155,8 +167,8 @@ class Bookkeeping:
     def _finish(self, work: "_Pass", device: torch.device) -> None:
         """Norms, factors and the sum, from all that was noted."""
         squares = torch.zeros(work.people, dtype=torch.float64, device=device)
-        for piece in work.pieces:
-            squares += piece.squares
+        if work.pieces:
+            squares += _squares([norms for piece in work.pieces for norms in piece.norms])
         if not squares.isfinite().all():  # too large for the model's precision, or not finite at all
             squares = torch.zeros_like(squares)
             for piece in work.pieces:
@@ -183,7 +195,7 @@ class Bookkeeping:
         broken = _broken(factors)
         while work.pieces:
             piece = work.pieces.pop()
-            piece.add_to(self._sum_of(piece.parameter), factors, broken)
+            piece.add_to([self._sum_of(parameter) for parameter in piece.parameters], factors, broken)
         self.norms = squares.sqrt()
 
     def _sum_of(self, parameter: Tensor) -> Tensor:
@@ -203,58 +215,73 @@ class Bookkeeping:
 
 @dataclass(frozen=True)
 class _Kept:
-    """People's gradients of one parameter, all of them."""
+    """People's gradients of one parameter, or of several small ones, all of them."""
 
-    parameter: Tensor
-    values: Tensor  # (B, n)
-    squares: Tensor  # (B,) float64
+    parameters: tuple[Tensor, ...]
+    values: Tensor  # (B, n), one parameter after the other
+    norms: list[Tensor]  # of `_norms`
 
     @classmethod
     def of(cls, parameter: Tensor, values: Tensor) -> "_Kept":
         """From gradients of the parameter's shape, flattened or not, with the people in front."""
         flat = values.flatten(1)
-        return cls(parameter, flat, _squares(flat))
+        return cls((parameter,), flat, _norms(flat))
+
+    @classmethod
+    def together(cls, small: list[tuple[Tensor, Tensor]]) -> "_Kept":
+        """The same of several parameters: tens of small operations become one."""
+        flat = torch.cat([values.flatten(1) for _, values in small], dim=1)
+        return cls(tuple(parameter for parameter, _ in small), flat, _norms(flat))
 
     def exact_squares(self) -> Tensor:
         """Squared norms that cannot overflow, float64 (B,)."""
         return _exact_squares(self.values)
 
-    def add_to(self, total: Tensor, factors: Tensor, broken: Tensor) -> None:
-        """Add the scaled sum; people `broken` are left out."""
-        self.values[broken] = 0.0
-        total.view(-1).addmv_(self.values.T, factors.to(total.dtype))
+    def add_to(self, totals: list[Tensor], factors: Tensor, broken: Tensor) -> None:
+        """Add the scaled sum to each parameter's total; people `broken` are left out."""
+        if len(broken):
+            self.values[broken] = 0.0
+        scale = factors.to(self.values.dtype)
+        if len(totals) == 1:
+            totals[0].view(-1).addmv_(self.values.T, scale)
+            return
+        found = torch.mv(self.values.T, scale).split([total.numel() for total in totals])
+        for total, part in zip(totals, found, strict=True):
+            total.view(-1).add_(part)
 
 
 @dataclass(frozen=True)
 class _Product:
     """People's gradients of a linear layer's weight as what they are the product of, where that is smaller."""
 
-    parameter: Tensor  # (O, I)
+    parameters: tuple[Tensor]  # (O, I)
     given: Tensor  # (B, T, I)
     gradient: Tensor  # (B, T, O)
-    squares: Tensor  # (B,) float64
+    norms: list[Tensor]  # of `_norms`
 
     @classmethod
     def of(cls, parameter: Tensor, given: Tensor, gradient: Tensor) -> "_Product":
         """From the layer's input and the gradient of its output."""
         if given.shape[1] == 1:  # the norm of an outer product is the product of the norms
-            return cls(parameter, given, gradient, _squares(given.flatten(1)) * _squares(gradient.flatten(1)))
+            squares = _squares(_norms(given.flatten(1))) * _squares(_norms(gradient.flatten(1)))
+            return cls((parameter,), given, gradient, [squares.sqrt()[:, None]])
         step = _people_at_once(parameter.numel(), given.device)
         parts = zip(given.split(step), gradient.split(step), strict=True)
-        return cls(parameter, given, gradient, torch.cat([_squares(torch.bmm(g.mT, a).flatten(1)) for a, g in parts]))
+        norms = [torch.cat(_norms(torch.bmm(g.mT, a).flatten(1)), dim=1) for a, g in parts]
+        return cls((parameter,), given, gradient, [torch.cat(norms)])
 
     def exact_squares(self) -> Tensor:
         """Squared norms that cannot overflow, float64 (B,)."""
         each = zip(self.given, self.gradient, strict=True)
         return torch.cat([_exact_squares((g.double().T @ a.double()).flatten()[None]) for a, g in each])
 
-    def add_to(self, total: Tensor, factors: Tensor, broken: Tensor) -> None:
-        """Add the scaled sum; people `broken` are left out."""
+    def add_to(self, totals: list[Tensor], factors: Tensor, broken: Tensor) -> None:
+        """Add the scaled sum to the total; people `broken` are left out."""
         given, scaled = self.given, self.gradient * factors.to(self.gradient.dtype)[:, None, None]
         if len(broken):
             given = given.index_fill(0, broken, 0.0)
             scaled.index_fill_(0, broken, 0.0)
-        total.addmm_(scaled.flatten(0, 1).T, given.flatten(0, 1))
+        totals[0].addmm_(scaled.flatten(0, 1).T, given.flatten(0, 1))
 
 
 @dataclass(frozen=True)
@@ -313,7 +340,7 @@ class _Table:
         scores = self._scores
         found = [] if self._looked_up is None else [(self._looked_up[0][people], self._looked_up[1][people])]
         if scores is None:
-            return [self._merged(*found[0])]
+            return [self._merged(rows, values) for rows, values in found]
         states = scores.states[people]
         dense = torch.bmm(scores.delta[people].mT, states)  # (N, K, H)
         if scores.positives is not None and scores.positive_delta is not None:
@@ -335,7 +362,8 @@ class _Table:
         """Add the scaled sum of these people's gradients; `finish` adds what it keeps back."""
         broken, scale = _broken(factors), factors.to(total.dtype)
         for block in blocks:
-            block.values[broken] = 0.0
+            if len(broken):
+                block.values[broken] = 0.0
             if block.rows is None:
                 into = total if self._candidate_sum is None else self._candidate_sum
                 into.view(-1).addmv_(block.values.flatten(1).T, scale)
@@ -374,31 +402,36 @@ class _Pass:
         self.tables: list[_Table] = []
         self.names = names
         self._tape, self._shared = tape, shared
-        self._inside = 0  # layers whose forward is running
         self._called: set[str] = set()
         self._inputs: dict[str, Tensor] = {}
+        self._moments: dict[str, tuple[Tensor, Tensor]] = {}
+        self._small: list[tuple[Tensor, Tensor]] = []
         self._looked_up: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._scores: dict[int, tuple[Tensor, _Scores]] = {}
 
-    @property
-    def reading(self) -> bool:
-        """Whether a layer or the fused softmax reads its parameters at this moment."""
-        return self._inside > 0 or self._tape.scoring
-
     def listen(self, name: str, layer: nn.Module) -> Iterator[RemovableHandle]:
-        """Hooks that note the layer's input and, in the backward pass, the gradient of its output."""
+        """Hooks that note the layer's input and, in the backward pass, the gradient of its output.
+
+        The layer's parameters are frozen while it runs, so that no gradient of theirs is computed. One that arrives all
+        the same comes from a use elsewhere.
+        """
+        own = [parameter for parameter in layer.parameters(recurse=False) if id(parameter) in self.names]
 
         def before(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self._inside += 1
+            for parameter in own:
+                parameter.requires_grad_(False)
 
         def after(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            self._inside -= 1
+            for parameter in own:
+                parameter.requires_grad_(True)
             if not torch.is_grad_enabled():
                 return None  # nothing flows back from here
             if len(args) != 1:
                 raise ValueError(f"expected {name} to be called with one input by position, got {len(args)}")
             self._call(name)
             self._inputs[name] = args[0].detach()
+            if isinstance(layer, nn.LayerNorm):
+                self._moments[name] = _moments(layer, args[0], output)
 
             def arrived(gradient: Tensor) -> None:
                 self._note(name, layer, self._inputs.pop(name), gradient)
@@ -422,17 +455,19 @@ class _Pass:
             if scores is None and count <= max(64, 4 * rows.shape[1]):
                 every = gradient.new_zeros((self.people, count, width))
                 _add_rows(every, rows, gradient)
-                self.pieces.append(_Kept.of(parameter, every))
+                self._keep(parameter, every)
             else:
                 self.tables.append(_Table(parameter, (rows, gradient), scores))
         self.tables += [_Table(parameter, None, scores) for parameter, scores in self._scores.values()]
-        self._looked_up, self._scores = {}, {}
+        if self._small:
+            self.pieces.append(_Kept.together(self._small))
+        self._looked_up, self._scores, self._small = {}, {}, []
         self.tables.sort(key=lambda table: table.size)
 
     def forget(self) -> None:
         """Let go of everything, also where an error keeps the graph and its hooks alive."""
-        self.pieces, self.tables = [], []
-        self._inputs, self._looked_up, self._scores = {}, {}, {}
+        self.pieces, self.tables, self._small = [], [], []
+        self._inputs, self._moments, self._looked_up, self._scores = {}, {}, {}, {}
         self._tape.scored.clear()
 
     def _call(self, name: str) -> None:
@@ -454,28 +489,26 @@ class _Pass:
             rows = given.reshape(self.people, -1)
             self._looked_up[id(layer.weight)] = (layer.weight, rows, gradient.reshape(*rows.shape, layer.embedding_dim))
         elif isinstance(layer, nn.LayerNorm):
-            self._note_norm(layer, given, gradient)
+            self._note_norm(layer, given, gradient, *self._moments.pop(name))
         elif isinstance(layer, nn.Linear):
             # The number of rows is said, because a layer without columns leaves it open.
             given = given.reshape(self.people, math.prod(given.shape[1:-1]), layer.in_features)
             gradient = gradient.reshape(self.people, -1, layer.out_features)
             if layer.bias is not None and id(layer.bias) in self.names:
-                self.pieces.append(_Kept.of(layer.bias, gradient.sum(1)))
+                self._keep(layer.bias, gradient.sum(1))
             if id(layer.weight) in self._shared:
                 self._score(name, layer.weight, _Scores(states=given, delta=gradient))
             elif id(layer.weight) in self.names:
                 self._multiply(layer.weight, given, gradient)
 
-    def _note_norm(self, layer: nn.LayerNorm, given: Tensor, gradient: Tensor) -> None:
+    def _note_norm(self, layer: nn.LayerNorm, given: Tensor, gradient: Tensor, mean: Tensor, scale: Tensor) -> None:
         size = math.prod(layer.normalized_shape)
         gradient = gradient.reshape(self.people, -1, size)
         if id(layer.weight) in self.names:
-            # Once more instead of kept: it is cheap, and autograd holds it in a form that cannot be had.
-            normal = nn.functional.layer_norm(given, layer.normalized_shape, eps=layer.eps)
-            by_weight = normal.reshape(self.people, -1, size).mul_(gradient).sum(1)
-            self.pieces.append(_Kept.of(layer.weight, by_weight))
+            normal = given.sub(mean).mul_(scale).reshape(self.people, -1, size)
+            self._keep(layer.weight, normal.mul_(gradient).sum(1))
         if layer.bias is not None and id(layer.bias) in self.names:
-            self.pieces.append(_Kept.of(layer.bias, gradient.sum(1)))
+            self._keep(layer.bias, gradient.sum(1))
 
     def _multiply(self, parameter: Tensor, given: Tensor, gradient: Tensor) -> None:
         """A linear layer's weight (O, I): keep the gradients or what they are made of, whichever is smaller."""
@@ -483,7 +516,13 @@ class _Pass:
         if kept < parameter.numel():
             self.pieces.append(_Product.of(parameter, given, gradient))
         else:
-            self.pieces.append(_Kept.of(parameter, torch.bmm(gradient.mT, given)))
+            self._keep(parameter, torch.bmm(gradient.mT, given))
+
+    def _keep(self, parameter: Tensor, values: Tensor) -> None:
+        if parameter.numel() <= _SMALL:
+            self._small.append((parameter, values))
+        else:
+            self.pieces.append(_Kept.of(parameter, values))
 
     def _score(self, name: str, parameter: Tensor, scores: _Scores) -> None:
         if id(parameter) in self._scores:
@@ -525,41 +564,6 @@ class _Begin(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
         ctx.arrived(gradient)
         return None, None, None
-
-
-class _OnlyInLayers(TorchFunctionMode):
-    """Refuses a trainable parameter that is read outside its layer, as in `states @ table.weight.T`.
-
-    Its layer's hooks see nothing of that use, so the norm would be that of a part of the gradient.
-    """
-
-    _HARMLESS = frozenset(
-        {getattr(Tensor, name) for name in ("dim", "size", "numel", "detach", "__len__", "__hash__")}
-        | {
-            getattr(Tensor, name).__get__
-            for name in ("shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "grad", "data")
-        }
-    )
-
-    def __init__(self, work: _Pass) -> None:
-        super().__init__()
-        self._work = work
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Look at the tensors handed over, then do what was asked."""
-        given = kwargs or {}
-        if not self._work.reading and func not in self._HARMLESS:
-            for value in (*args, *given.values()):
-                for tensor in value if isinstance(value, list | tuple) else (value,):
-                    if isinstance(tensor, nn.Parameter) and (name := self._work.names.get(id(tensor))) is not None:
-                        raise ValueError(
-                            f"expected {name} to be used by calling its layer, got "
-                            f"{getattr(func, '__name__', func)} on it; call the layer, "
-                            "or an nn.Linear that shares the weight"
-                        )
-        return func(*args, **given)
 
 
 def _checked_layers(model: nn.Module) -> tuple[dict[str, nn.Module], frozenset[int]]:
@@ -611,6 +615,15 @@ def _check_embedding(name: str, layer: nn.Embedding) -> None:
             )
 
 
+def _moments(layer: nn.LayerNorm, given: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and one over the deviation that the layer used; autograd has kept them, and taking them anew is slow."""
+    node = output.grad_fn
+    if node is not None and hasattr(node, "_saved_result1"):
+        return node._saved_result1, node._saved_result2  # noqa: SLF001
+    _, mean, scale = torch.native_layer_norm(given.detach(), layer.normalized_shape, None, None, layer.eps)
+    return mean, scale
+
+
 def _people_at_once(each: int, device: torch.device) -> int:
     return max(1, _CHUNK_ELEMENTS.get(device.type, _CHUNK_ELEMENTS_ELSEWHERE) // max(1, each))
 
@@ -622,13 +635,20 @@ def _add_rows(values: Tensor, rows: Tensor, added: Tensor) -> None:
     values.view(-1, width).index_add_(0, (start + rows).flatten(), added.reshape(-1, width))
 
 
-def _squares(values: Tensor) -> Tensor:
-    """Squared norms of (B, n), float64 (B,), at most one part in 10**6 off; infinite where `values`' precision ends."""
+def _norms(values: Tensor) -> list[Tensor]:
+    """Norms (B, k) of blocks of (B, n): short enough that rounding stays under one part in 10**6."""
     whole = values.shape[1] // _BLOCK * _BLOCK
-    found: Tensor = torch.linalg.vector_norm(values[:, whole:], dim=1).double().square()
+    found = []
     if whole:
-        blocks = values[:, :whole].unflatten(1, (-1, _BLOCK))
-        found += torch.linalg.vector_norm(blocks, dim=2).double().square_().sum(1)
+        found.append(torch.linalg.vector_norm(values[:, :whole].unflatten(1, (-1, _BLOCK)), dim=2))
+    if whole < values.shape[1] or not whole:
+        found.append(torch.linalg.vector_norm(values[:, whole:], dim=1, keepdim=True))
+    return found
+
+
+def _squares(norms: list[Tensor]) -> Tensor:
+    """Squared norms (B,) in float64 from those of blocks; infinite where the blocks' precision ended."""
+    found: Tensor = torch.cat(norms, dim=1).double().square_().sum(1)
     return found
 
 
@@ -639,7 +659,7 @@ def _exact_squares(values: Tensor) -> Tensor:
 
 
 def _squares_of(blocks: list[_Block]) -> Tensor:
-    found = torch.stack([_squares(block.values.flatten(1)) for block in blocks]).sum(0)
+    found = _squares([norms for block in blocks for norms in _norms(block.values.flatten(1))])
     if not found.isfinite().all():
         found = torch.stack([_exact_squares(block.values.flatten(1)) for block in blocks]).sum(0)
     return found

@@ -5,7 +5,8 @@ sums the clipped gradients, `step` puts the sum on the grid and adds noise that 
 optimiser drives what follows. Abadi et al. 2016, Algorithm 1, https://arxiv.org/abs/1607.00133.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -73,9 +74,57 @@ def train_privately(
     """
     if mechanism.steps != privacy.local_steps:
         raise ValueError(f"expected a charge for {privacy.local_steps} steps, got one for {mechanism.steps}")
+    if mechanism.shares != 1:
+        raise ValueError("expected all of the noise for an update, got a share of it; only the sum may be opened")
+    before = read_vector(encoder, layout)
+    with _steps(encoder, layout, histories, training, privacy, receipt, mechanism, secret, engine) as take_step:
+        optimiser = _SteppingOptimizer(encoder, layout, privacy, round_number, mechanism, declared_people)
+        for _ in range(privacy.local_steps):
+            optimiser.step_along(take_step())
+    return PrivateUpdate(read_vector(encoder, layout) - before, mechanism)
+
+
+def noised_gradient(
+    encoder: ProfileEncoder,
+    layout: Layout,
+    histories: Histories,
+    training: Training,
+    privacy: Privacy,
+    *,
+    receipt: Paid,
+    mechanism: SampledGaussian,
+    secret: SecretOf,
+    engine: EngineName = "bookkeeping",
+) -> NoisedSum:
+    """One step's clipped sum with this partner's share of the noise, for a sum over partners that has all of it.
+
+    The arguments are those of `train_privately`; the encoder stays as it is.
+
+    Raises:
+        ValueError: If more than one step was charged.
+        RefusedError: If the receipt does not cover what is asked.
+    """
+    if mechanism.steps != 1:
+        raise ValueError(f"expected a charge for 1 step, got one for {mechanism.steps}")
+    with _steps(encoder, layout, histories, training, privacy, receipt, mechanism, secret, engine) as take_step:
+        return take_step()
+
+
+@contextmanager
+def _steps(
+    encoder: ProfileEncoder,
+    layout: Layout,
+    histories: Histories,
+    training: Training,
+    privacy: Privacy,
+    receipt: Paid,
+    mechanism: SampledGaussian,
+    secret: SecretOf,
+    engine: EngineName,
+) -> Iterator[Callable[[], NoisedSum]]:
+    """Give what takes one step after the other; the encoder is left without a trace of the engine."""
     device = histories.items.device
     generator = unpredictable_generator(secret("objective"), device)
-    before = read_vector(encoder, layout)
     encoder.train()
     grid = Grid.of(privacy.clip_norm, privacy.grid_bits)
     charged = ChargedNoise(receipt, mechanism, secret("noise"), grid, layout.size)
@@ -87,24 +136,23 @@ def train_privately(
         clipping=privacy.clipping,
         stability=privacy.clip_stability,
     )
+
+    def take_step() -> NoisedSum:
+        return private_step(
+            watching,
+            layout,
+            len(histories),
+            step_losses(encoder, histories, training, generator),
+            charged,
+            sampling,
+            at_once=people_at_once(engine, encoder, training),
+            device=device,
+        )
+
     try:
-        optimiser = _SteppingOptimizer(encoder, layout, privacy, round_number, charged, declared_people)
-        for _ in range(privacy.local_steps):
-            optimiser.step_along(
-                private_step(
-                    watching,
-                    layout,
-                    len(histories),
-                    step_losses(encoder, histories, training, generator),
-                    charged,
-                    sampling,
-                    at_once=people_at_once(engine, encoder, training),
-                    device=device,
-                )
-            )
+        yield take_step
     finally:
         watching.close()
-    return PrivateUpdate(read_vector(encoder, layout) - before, charged.mechanism)
 
 
 def step_losses(
@@ -145,12 +193,11 @@ class _SteppingOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
         layout: Layout,
         privacy: Privacy,
         round_number: int,
-        charged: ChargedNoise,
+        mechanism: SampledGaussian,
         declared_people: int,
     ) -> None:
         rate = privacy.learning_rate * privacy.learning_rate_factor(round_number)
         make: Any = torch.optim.SGD if privacy.optimiser == "sgd" else torch.optim.Adam
-        mechanism = charged.mechanism
         super().__init__(
             make(encoder.parameters(), lr=rate),
             noise_multiplier=mechanism.noise_multiplier,

@@ -12,8 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from silhouette_shared.errors import RefusedError
 from silhouette_shared.privacy.grid import Grid
 from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_shared.secagg import Encoded
+from silhouette_shared.secagg import Layout as SecureLayout
+
+_WEIGHT = "weight"
 
 
 @dataclass(frozen=True)
@@ -59,3 +64,30 @@ class PrivateUpdate:
 
 
 Releasable = PlainUpdate | PrivateUpdate
+
+
+def encode_update(update: Releasable, weight: int, layout: SecureLayout) -> Encoded:
+    """An update times its partner's weight, and the weight, as integers to be masked.
+
+    Args:
+        update: What may leave.
+        weight: Of this partner in the mean.
+        layout: As `weighted_layout` makes it.
+
+    Raises:
+        RefusedError: If a coordinate is beyond the agreed limit: nothing is clamped, and nothing leaves.
+    """
+    coordinates, _ = layout.sections
+    weighted = update.vector.double().cpu().numpy() * (weight / coordinates.scale)
+    if not np.abs(weighted).max(initial=0.0) <= weight * coordinates.high:  # also if it is no number
+        raise RefusedError(
+            f"expected an update of at most {coordinates.high * coordinates.scale:g} a coordinate, got a larger one; "
+            "nothing was sent"
+        )
+    return layout.encode({coordinates.name: np.rint(weighted).astype(np.int64), _WEIGHT: np.array([weight])})
+
+
+def encode_sum(noised: NoisedSum, layout: SecureLayout) -> Encoded:
+    """A noised sum, which is integers already, to be masked; `layout` as `noised_layout` makes it."""
+    (coordinates,) = layout.sections
+    return layout.encode({coordinates.name: noised.integers})

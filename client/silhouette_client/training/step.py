@@ -7,6 +7,7 @@ Abadi et al. 2016, Algorithm 1, https://arxiv.org/abs/1607.00133; on the integer
 https://arxiv.org/abs/2102.06387.
 """
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol, cast
@@ -51,7 +52,8 @@ class ChargedNoise:
 
     Args:
         receipt: Redeemed here; it cannot pay for anything else.
-        mechanism: What was charged; its steps are how often this noise may be drawn.
+        mechanism: What was charged; its steps are how often this noise may be drawn. Where its noise is made up of
+            shares, one is drawn here.
         secret: Used for this noise and nothing else.
         grid: Of the integers; its rounding must be in the charged sensitivity.
         size: Coordinates D.
@@ -77,7 +79,8 @@ class ChargedNoise:
     def begin(self) -> None:
         """Draw the noise of the next release beside what the caller does meanwhile."""
         if self._drawing is None and self._left > 0:
-            self._drawing = drawn_beside(self._size, self.mechanism.noise_std / self._grid.step, self._secret)
+            share = self.mechanism.noise_std / math.sqrt(self.mechanism.shares)
+            self._drawing = drawn_beside(self._size, share / self._grid.step, self._secret)
 
     def release(self, clipped: ClippedSum) -> NoisedSum:
         """The sum on the grid with fresh noise on every coordinate, whatever the sum is.

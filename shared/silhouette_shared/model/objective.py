@@ -83,7 +83,14 @@ def person_losses(
     if per_person and tape is None:
         losses = losses_of_scores(encoder.item_scores(profile.state), batch.targets, negatives)
     else:
-        losses = next_item_losses(profile.state, encoder.scorer, batch.targets, negatives=negatives, tape=tape)
+        losses = next_item_losses(
+            profile.state[..., : encoder.shape.width],
+            encoder.scorer,
+            batch.targets,
+            negatives=negatives,
+            prior=encoder.constant_part(profile.state),
+            tape=tape,
+        )
     if attribute_weight > 0:
         last = at_last(profile.vector, batch.lengths)
         for column, logits in enumerate(encoder.attribute_scores(last)):

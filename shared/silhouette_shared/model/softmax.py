@@ -48,10 +48,9 @@ class ScoredItems:
 
 @dataclass
 class Tape:
-    """Filled in a backward pass with what the fused softmax did; `scoring` is set while it reads its parameters."""
+    """Filled in a backward pass with what the fused softmax did."""
 
     scored: list[ScoredItems] = field(default_factory=list)
-    scoring: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,16 +126,10 @@ def _row_losses(
     shape: torch.Size,
 ) -> Tensor:
     settings = _Settings(scorer, prior, queries, tape, shape)
-    if tape is not None:
-        tape.scoring = True
-    try:
-        if negatives is None:
-            losses: Tensor = _FullSoftmax.apply(rows, scorer.table, scorer.projection, targets, settings)
-        else:
-            losses = _SampledSoftmax.apply(rows, scorer.table, scorer.projection, targets, negatives, settings)
-    finally:
-        if tape is not None:
-            tape.scoring = False
+    if negatives is None:
+        losses: Tensor = _FullSoftmax.apply(rows, scorer.table, scorer.projection, targets, settings)
+    else:
+        losses = _SampledSoftmax.apply(rows, scorer.table, scorer.projection, targets, negatives, settings)
     return losses
 
 
@@ -326,8 +319,7 @@ def _record(
     people, length = settings.shape
 
     def by_person(value: Tensor) -> Tensor:
-        split: Tensor = value.unflatten(0, (people, length))
-        return split
+        return value.view(people, length, *value.shape[1:])
 
     if settings.tape is None:
         raise ValueError("expected a tape to record on, got none")

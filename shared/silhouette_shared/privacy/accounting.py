@@ -66,6 +66,7 @@ _ORDERS = [*RDPAccountant.DEFAULT_ALPHAS, 64, 96, 128, 192, 256, 512, 1024]
 _SMALLEST_TARGET = 0.05  # the accountants' own error would dominate below
 _NOISE_RANGE = (0.1, 1e5)
 _TOLERANCE = 1e-3
+_CAP_REACH = 3.0  # the cap holds up to this many epsilons, so that a person at several partners has one at this delta
 _SAMPLER_SHARE = 1 / 200  # of delta, for the conversion of the sampler's numerical error
 
 
@@ -106,7 +107,7 @@ def epsilon(
     >>> round(epsilon(mechanism, 1e-5), 1)
     7.9
     >>> round(epsilon([mechanism, SampledGaussian.once(noise_multiplier=4.0, clip_norm=1.0)], 1e-5), 1)
-    8.2
+    8.0
     """
     paid = _paid(spending)
     _check_delta(delta)
@@ -278,17 +279,17 @@ def calibrate(
     if grid is not None:
         wanted = wanted.on_grid(grid, size)
     if people_bound is not None:
-        cap = batch_cap(people_bound, float(sampling_rate), steps, float(epsilon), delta)
+        cap = batch_cap(people_bound, float(sampling_rate), steps, _CAP_REACH * float(epsilon), delta)
         wanted = replace(wanted, batch_cap=cap.size, overflow=cap.overflow)
     other, rate = _steps(beside), float(sampling_rate)
     # Arithmetic costs more the more noise there is, and RDP asks for more than PLD does.
-    rough = _rdp_noise(float(epsilon), delta, rate, steps, other)
-    for _ in range(8):
-        parts = split((*beside, replace(wanted, noise_multiplier=rough)), delta, float(epsilon))
+    bound = _rdp_noise(float(epsilon), delta, rate, steps, other)
+    while True:
+        parts = split((*beside, replace(wanted, noise_multiplier=bound)), delta, float(epsilon))
         sigma = _calibrated(float(epsilon) - parts.epsilon, parts.formula, rate, steps, other)
-        if sigma <= rough or parts.epsilon == 0:
+        if sigma <= bound or parts.epsilon == 0:
             break
-        rough = 1.05 * sigma
+        bound = 1.05 * sigma  # grows until it holds, or arithmetic leaves nothing and says so
     result = replace(wanted, noise_multiplier=sigma)
     _check_agreement(_steps((*beside, result)), parts.formula)
     return result

@@ -50,7 +50,7 @@ class View:
 
     Args:
         release: Against who sees this partner's own release: anyone in mode `local`; in mode `distributed` only if
-            secure aggregation failed.
+            secure aggregation failed, a warning that leaves the batch cap's term out.
         honest: Against the coordinator and f curious partners, with the fewest survivors; None if not claimed.
         everybody: Against the coordinator alone, with all partners honest and surviving; None if not claimed.
     """
@@ -73,7 +73,7 @@ def distributed_view(spending: SampledGaussian | Sequence[SampledGaussian], part
     """
     h = honest_survivors(partners)
     return View(
-        release=_looser(_with_noise(spending, 1 / math.sqrt(h), 1), delta),
+        release=_of_a_share(_with_noise(spending, 1 / math.sqrt(h), 1), delta),
         honest=epsilon(_with_noise(spending, 1.0, h), delta),
         everybody=epsilon(_with_noise(spending, math.sqrt(partners / h), partners), delta),
     )
@@ -123,9 +123,13 @@ def _with_noise(
     return tuple(replace(m, noise_multiplier=m.noise_multiplier * factor, shares=shares) for m in paid)
 
 
-def _looser(spending: Spending, delta: float) -> float:
-    """PLD's epsilon, or RDP's where there is so little noise that PLD's grid would not fit into memory."""
+def _of_a_share(spending: Spending, delta: float) -> float:
+    """PLD's epsilon, or RDP's where there is so little noise that PLD's grid would not fit into memory.
+
+    A cap's term grows with e^epsilon, and would be all of delta and more at an epsilon that protects nobody.
+    """
+    uncapped = tuple(replace(mechanism, batch_cap=None, overflow=None) for mechanism in spending)
     try:
-        return epsilon(spending, delta)
+        return epsilon(uncapped, delta)
     except UsageError:
-        return epsilon(spending, delta, "rdp")
+        return epsilon(uncapped, delta, "rdp")

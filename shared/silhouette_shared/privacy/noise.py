@@ -90,9 +90,8 @@ def rounded_gaussian(
         np.subtract(radius, 1 - _HALF_STEP, out=radius)  # exact: an odd multiple of 2^-53 in (0, 1)
         _resolve(radius, bits[:pairs], secret)
         _into(torch.log, radius, radius)
-        np.multiply(radius, -2.0, out=radius)
+        np.multiply(radius, -2.0 * std * std, out=radius)
         np.sqrt(radius, out=radius)
-        np.multiply(radius, std, out=radius)
         np.subtract(angle, 1.5 - _HALF_STEP, out=angle)  # exact, in (-1/2, 1/2)
         np.multiply(angle, 2 * math.pi, out=angle)
         cosine, sine = one[:pairs], two[:pairs]

@@ -41,6 +41,7 @@ class Mode(StrEnum):
     """Whether partners train with privacy."""
 
     local = "local"
+    distributed = "distributed"
     none = "none"
 
 
@@ -96,6 +97,10 @@ def run_command(
     ] = None,
     epsilon: Annotated[float | None, typer.Option("--epsilon", help="Override the plan's epsilon per partner.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Override the plan's seed.")] = None,
+    secure_aggregation: Annotated[
+        bool,
+        typer.Option("--secure-aggregation", help="Let the coordinator see the partners' sum alone (SA-1)."),
+    ] = False,
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -131,6 +136,8 @@ def run_command(
     from silhouette_shared.allocator import keep_freed_memory
 
     changes = _changes(mode, epsilon, seed)
+    if secure_aggregation:
+        changes["aggregation.protocol"] = "sa-1"
     # Before the heavy imports, so that a mistake in the plan is answered at once.
     asked = plan_from(plan_file, changes)
     keep_freed_memory()
