@@ -1,8 +1,9 @@
 """An audit: two partners' rehearsals, single people's gradients and the accountants, to one result."""
 
+import copy
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -94,34 +95,28 @@ def audit(
     included = included_canaries(settings.seed, settings.canaries)
     # Besides the canaries' coordinates, as many as are needed to measure the noise to one part in a thousand.
     excluded = int((~included).sum())
-    silent = max(0, -(-UNTOUCHED // settings.steps) - excluded)
-    planned = _planned(plan)
-    played = []
-    encoder = CanaryEncoder(plan, vocabulary, settings.canaries + silent)
-    mechanism = replace(planned, steps=settings.steps)
-    for partner in range(2):
-        encoder = CanaryEncoder(plan, vocabulary, settings.canaries + silent)
-        encoder.initialise(source.child("model").torch_generator())
-        size = Layout.of(encoder).size
-        mechanism = replace(planned, steps=settings.steps).on_grid(
-            Grid.of(plan.privacy.clip_norm, plan.privacy.grid_bits), size
+    coordinates = settings.canaries + max(0, -(-UNTOUCHED // settings.steps) - excluded)
+    first = CanaryEncoder(plan, vocabulary, coordinates)
+    first.initialise(source.child("model").torch_generator())
+    layout = Layout.of(first)
+    planned = _planned(plan, settings.people + int(included.sum()), layout.size)
+    mechanism = planned.after(settings.steps)
+    encoders = [copy.deepcopy(first) for _ in range(2)]
+    here, there = (
+        rehearse(
+            encoder,
+            histories,
+            included,
+            plan,
+            mechanism,
+            engine=engine,
+            secret=secret(partner),
+            progress=_counted(f"training of partner {partner + 1} of 2", settings.steps, progress),
         )
-        stage = f"training of partner {partner + 1} of 2"
-        played.append(
-            rehearse(
-                encoder,
-                histories,
-                included,
-                plan,
-                mechanism,
-                engine=engine,
-                secret=secret(partner),
-                progress=_counted(stage, settings.steps, progress),
-            )
-        )
-    here, there = played
+        for partner, encoder in enumerate(encoders)
+    )
     norms = examine(
-        encoder,
+        encoders[0],
         singles,
         plan,
         alone=settings.alone,
@@ -132,14 +127,7 @@ def audit(
     progress("accounting", 0.0)
     delta = plan.privacy.delta
     evidence = Evidence(
-        declared=DeclaredMechanism(
-            noise_multiplier=mechanism.noise_multiplier,
-            sampling_rate=mechanism.sampling_rate,
-            steps=mechanism.steps,
-            clip_norm=mechanism.clip_norm,
-            rounding=mechanism.rounding,
-            delta=delta,
-        ),
+        declared=DeclaredMechanism.of(mechanism, delta),
         norms=norms,
         noise=here.meter.noise(),
         correlations=correlations(here.meter, there.meter),
@@ -147,10 +135,12 @@ def audit(
         canaries=Canaries(seed=settings.seed, scores=tuple(here.scores.tolist()), kept=kept(plan.privacy, CANARY_NORM)),
         epsilons={AUDITED: account(mechanism, delta), PLANNED: account(planned, delta)},
     )
-    return conclude(_subject(plan, Layout.of(encoder), engine), evidence)
+    progress("accounting", 1.0)
+    return conclude(_subject(plan, layout, engine), evidence)
 
 
-def _planned(plan: Plan) -> SampledGaussian:
+def _planned(plan: Plan, people: int, size: int) -> SampledGaussian:
+    """The mechanism of the whole plan for so many people, on the grid of the audited model."""
     privacy = plan.privacy
     return calibrate(
         epsilon=privacy.epsilon,
@@ -158,6 +148,9 @@ def _planned(plan: Plan) -> SampledGaussian:
         sampling_rate=privacy.sampling_rate,
         steps=privacy.steps,
         clip_norm=privacy.clip_norm,
+        people_bound=people,
+        grid=Grid.of(privacy.clip_norm, privacy.grid_bits),
+        size=size,
     )
 
 
