@@ -159,9 +159,7 @@ class Schedule:
 
     def _check_schedule(self, table: str) -> None:
         fewest = 0 if table == "privacy" else 1  # with privacy the statistics may be all there is
-        _require(
-            fewest <= self.rounds <= 100_000, f"{table}.rounds", f"{fewest} to 100000 rounds", self.rounds
-        )
+        _require(fewest <= self.rounds <= 100_000, f"{table}.rounds", f"{fewest} to 100000 rounds", self.rounds)
         for name in ("learning_rate", "server_learning_rate", "update_limit"):
             value = getattr(self, name)
             _require(value > 0, f"{table}.{name}", "a positive number", value)
@@ -332,9 +330,7 @@ class Statistics:
             "a share above 0, for transitions are counted between the most popular items",
             self.popularity_share,
         )
-        _require(
-            2 <= self.active_items <= 20_000, "statistics.active_items", "2 to 20000 items", self.active_items
-        )
+        _require(2 <= self.active_items <= 20_000, "statistics.active_items", "2 to 20000 items", self.active_items)
         _require(1 <= self.window <= 1000, "statistics.window", "1 to 1000 events", self.window)
         _require(1 <= self.rank <= 1024, "statistics.rank", "1 to 1024 features", self.rank)
         for name in ("half_life", "content_half_life"):

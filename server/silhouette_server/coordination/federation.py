@@ -409,18 +409,14 @@ def _checked(reply: Message, expected: Expectation) -> FloatVector:
     )
 
 
-def _checked_statistic(
-    reply: Message, job: Job, statistic: StatisticName, size: int, limit: float
-) -> FloatVector:
+def _checked_statistic(reply: Message, job: Job, statistic: StatisticName, size: int, limit: float) -> FloatVector:
     if reply.has_error():
         raise InvalidReplyError(f"error {reply.error.code}: {reply.error.reason}")
     answer = StatisticReply.decode(reply.content)
     if answer.statistic != statistic:
         raise InvalidReplyError(f"expected the {statistic}, got the {answer.statistic}")
     expected = Expectation(run=job.run, round=0, plan_digest=job.plan_digest, size=size, limit=limit)
-    return check_update(
-        expected, run=answer.run, round_number=0, plan_digest=answer.plan_digest, update=answer.total
-    )
+    return check_update(expected, run=answer.run, round_number=0, plan_digest=answer.plan_digest, update=answer.total)
 
 
 def _largest(member: Member, mechanism: SampledGaussian) -> float:

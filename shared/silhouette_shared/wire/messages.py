@@ -120,14 +120,14 @@ class StatisticRequest:
         """The message from Flower records; WireError if the form differs."""
         config, arrays = _take(records, {"run": str, "statistic": str, "plan": str}, ("active",))
         numbers = arrays["active"]
-        active = np.nan_to_num(numbers, posinf=0.0, neginf=0.0).astype(np.int64)
-        if not np.array_equal(active.astype(np.float32), numbers) or (len(active) and active.max() >= _MOST_ITEMS):
+        # A comparison with NaN is false.
+        if not np.all((numbers >= 0) & (numbers < _MOST_ITEMS) & (numbers == np.floor(numbers))):
             raise WireError("expected active to hold item numbers, got something else")
         return cls(
             run=str(config["run"]),
             statistic=_statistic(config["statistic"]),
             plan_digest=str(config["plan"]),
-            active=active,
+            active=numbers.astype(np.int64),
         )
 
 
