@@ -23,8 +23,8 @@ from silhouette_shared.config import Plan
 from silhouette_shared.errors import IntegrityError, UsageError
 from silhouette_shared.model.encoder import Vocabulary
 from silhouette_shared.model.histories import Histories
-from silhouette_shared.privacy.ledger import Limits
 from silhouette_shared.privacy.budget import Budget
+from silhouette_shared.privacy.ledger import Limits
 from silhouette_shared.randomness import ReproducibleSource
 from silhouette_shared.wire.agreement import Agreement, read_agreement, write_agreement
 

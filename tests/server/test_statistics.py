@@ -127,6 +127,4 @@ def test_the_same_sums_give_the_same_prior_and_the_order_of_items_carries_over()
     numbers = pair_numbers(ACTIVE - 1 - first, ACTIVE - 1 - second, ACTIVE)
     values = together(kinds, 0.3).values[numbers]
     again = make_prior(SETTINGS, content_of(kinds), popularity(), turned, ReleasedSum(values, 0.3))
-    assert torch.allclose(
-        again.features @ again.features.T, made[0].features @ made[0].features.T, atol=1e-3
-    )
+    assert torch.allclose(again.features @ again.features.T, made[0].features @ made[0].features.T, atol=1e-3)
