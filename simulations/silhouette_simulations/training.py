@@ -72,7 +72,7 @@ def declared_people(people: int, budget: Budget | None) -> int:
     """
     if budget is None:
         return people
-    unit = 10 ** max(0, len(str(people)) - 2)
+    unit = int(10 ** max(0, len(str(people)) - 2))
     return -(-people // unit) * unit
 
 

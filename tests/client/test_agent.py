@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.people import ANY_BUDGET, LENGTHS, MECHANISM, agent, encoder, histories, only, plan, vocabulary
+from tests.people import (
+    ANY_BUDGET,
+    DECLARED_PEOPLE,
+    MECHANISM,
+    agent,
+    encoder,
+    histories,
+    only,
+    plan,
+    training_budget,
+    vocabulary,
+)
 
 from silhouette_client import agent as agent_module
 from silhouette_client.agent import Agent, Terms
@@ -31,7 +42,7 @@ modes = pytest.mark.parametrize("mechanism", [None, MECHANISM], ids=["plain", "p
 def test_it_describes_itself_by_name_people_plan_and_layout(mechanism: Any) -> None:
     description = agent(mechanism=mechanism).describe(DescribeRequest(run="r", plan_digest="whatever"))
     assert description.run == "r"
-    assert (description.partner, description.people) == ("partner-0", len(LENGTHS))
+    assert (description.partner, description.people) == ("partner-0", DECLARED_PEOPLE)
     assert description.plan_digest == plan().digest
     assert description.layout_digest == Layout.of(encoder()).digest
 
@@ -119,13 +130,13 @@ def test_a_spent_budget_refuses_the_round_and_nothing_is_trained(monkeypatch: py
 
 
 def test_private_training_without_a_ledger_is_a_mistake_of_the_program() -> None:
-    with pytest.raises(ValueError, match="expected a ledger to charge private training to, got none"):
+    with pytest.raises(ValueError, match="expected a ledger to charge private releases to, got none"):
         Agent(
             partner="p",
             histories=histories(),
             vocabulary=vocabulary(),
             plan=plan(),
-            terms=Terms(mechanism=MECHANISM),
+            terms=Terms(budget=training_budget(MECHANISM), declared_people=DECLARED_PEOPLE),
             randomness=ReproducibleSource(0),
         )
 
@@ -138,7 +149,7 @@ def test_a_partner_draws_its_secrets_from_the_operating_system_unless_told_other
                 histories=histories(),
                 vocabulary=vocabulary(),
                 plan=plan(),
-                terms=Terms(mechanism=MECHANISM),
+                terms=Terms(budget=training_budget(MECHANISM), declared_people=DECLARED_PEOPLE),
                 randomness=ReproducibleSource(0),
                 ledger=Ledger.in_memory(ANY_BUDGET),
             )

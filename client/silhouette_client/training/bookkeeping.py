@@ -617,7 +617,7 @@ def _check_embedding(name: str, layer: nn.Embedding) -> None:
 
 def _moments(layer: nn.LayerNorm, given: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and one over the deviation that the layer used; autograd has kept them, and taking them anew is slow."""
-    node = output.grad_fn
+    node: Any = output.grad_fn
     if node is not None and hasattr(node, "_saved_result1"):
         return node._saved_result1, node._saved_result2  # noqa: SLF001
     _, mean, scale = torch.native_layer_norm(given.detach(), layer.normalized_shape, None, None, layer.eps)
