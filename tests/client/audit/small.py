@@ -8,7 +8,7 @@ from functools import partial
 from silhouette_client.audit.run import Settings, audit
 from silhouette_client.training.engine import EngineName
 from silhouette_client.training.private import SecretOf
-from silhouette_shared.config import Data, Model, Plan, Privacy, Training
+from silhouette_shared.config import Data, Model, Plan, Privacy, Statistics, Training
 from silhouette_shared.privacy.audit.result import AuditResult
 from silhouette_shared.randomness import ReproducibleSource, SecretBytes
 from silhouette_simulations.repeatable import RepeatableBytes
@@ -19,6 +19,7 @@ PLAN = Plan(
     data=Data(history_length=10),
     model=Model(width=12, blocks=1, heads=2, lags=1, dropout=0.1, content_width=6),
     training=Training(attribute_weight=0.5),
+    statistics=Statistics(popularity_share=0.0, transition_share=0.0),
     privacy=Privacy(rounds=STEPS, sampling_rate=0.1, epsilon=6.0),
 )
 WHOLE = Settings(steps=STEPS, people=100, items=100)

@@ -7,7 +7,7 @@ says who measured; the digests say what. It does not say that the evidence is tr
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from cryptography.exceptions import InvalidSignature
@@ -210,9 +210,9 @@ def _check_claim(result: AuditResult) -> None:
             )
 
 
-def account(mechanism: SampledGaussian, delta: float) -> Epsilons:
-    """What all three accountants say of a mechanism."""
-    found = epsilons(mechanism, delta)
+def account(spending: SampledGaussian | Sequence[SampledGaussian], delta: float) -> Epsilons:
+    """What all three accountants say of one mechanism, or of several on the same people."""
+    found = epsilons(spending, delta)
     return Epsilons(prv=found["prv"], pld=found["pld"], rdp=found["rdp"])
 
 
