@@ -9,15 +9,22 @@ import torch
 from torch import Tensor
 
 from silhouette_client.agent import Agent, Terms
+from silhouette_client.policy.ledger_store import Ledger
 from silhouette_shared.config import Data, Model, Partition, Plan, Privacy, Training
 from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
 from silhouette_shared.model.histories import Histories, value_buckets
+from silhouette_shared.privacy.budget import Budget
+from silhouette_shared.privacy.ledger import Limits
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.randomness import ReproducibleSource
+from silhouette_shared.wire.agreement import vocabulary_for
+from silhouette_simulations.repeatable import RepeatableBytes
 
 ITEMS = 20
 LENGTH = 8
 LENGTHS = (3, 9, 1, 12, 5, 2, 7)
+DECLARED_PEOPLE = 10  # a declaration, not the count
+ANY_BUDGET = Limits(epsilon_per_run=None, epsilon_per_year=None, delta=1e-5)
 MECHANISM = SampledGaussian(noise_multiplier=1.5, sampling_rate=0.5, steps=4, clip_norm=0.5)
 
 
@@ -108,19 +115,31 @@ def plan(**changes: object) -> Plan:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
+def training_budget(mechanism: SampledGaussian | None) -> Budget | None:
+    """All of it for training."""
+    return None if mechanism is None else Budget(popularity=None, transitions=None, training=mechanism)
+
+
 def agent(
     people: Histories | None = None,
     *,
     partner: str = "partner-0",
     mechanism: SampledGaussian | None = None,
+    budget: Budget | None = None,
     with_plan: Plan | None = None,
+    ledger: Ledger | None = None,
 ) -> Agent:
-    """One partner; without a mechanism it answers without privacy."""
+    """One partner; without a mechanism or a budget it answers without privacy, with one as in a simulation."""
+    own = plan() if with_plan is None else with_plan
+    paid = budget if mechanism is None else training_budget(mechanism)
+    source = ReproducibleSource(0).child("training", "secrets", partner)
     return Agent(
         partner=partner,
         histories=histories() if people is None else people,
-        vocabulary=vocabulary(),
-        plan=with_plan or plan(),
-        terms=Terms(mechanism=mechanism),
+        vocabulary=vocabulary_for(own, vocabulary(), paid),
+        plan=own,
+        terms=Terms(budget=paid, declared_people=DECLARED_PEOPLE),
         randomness=ReproducibleSource(0).child("training"),
+        ledger=ledger or Ledger.in_memory(ANY_BUDGET),
+        secrets=lambda number, purpose: RepeatableBytes(source.child(number, purpose)),
     )

@@ -3,6 +3,7 @@
 It answers round messages and decides what it answers to. Nothing outside this package reaches the histories.
 """
 
+import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,24 +11,64 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from silhouette_client.policy.ledger_store import Ledger
+from silhouette_client.policy.receipt import Receipt
+from silhouette_client.secure import Asked, Enrolment, SecureMember
+from silhouette_client.training.engine import EngineName
 from silhouette_client.training.local import train_plainly
-from silhouette_client.training.private import train_privately
-from silhouette_client.training.release import PlainUpdate, PrivateUpdate, Releasable
+from silhouette_client.training.private import noised_gradient, train_privately
+from silhouette_client.training.release import (
+    NoisedSum,
+    PlainUpdate,
+    PrivateUpdate,
+    Releasable,
+    encode_sum,
+    encode_update,
+)
+from silhouette_client.training.statistics import popularity_sum, transition_sum
+from silhouette_client.training.step import ChargedNoise
 from silhouette_shared.config import Plan
 from silhouette_shared.errors import RefusedError
 from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
 from silhouette_shared.model.histories import Histories
+from silhouette_shared.model.pairs import pair_count
 from silhouette_shared.model.vector import Layout, write_vector
+from silhouette_shared.privacy.budget import Budget
+from silhouette_shared.privacy.grid import Grid
+from silhouette_shared.privacy.ledger import Charge
 from silhouette_shared.privacy.mechanism import SampledGaussian
-from silhouette_shared.randomness import ReproducibleSource
-from silhouette_shared.wire import DescribeRequest, Description, TrainReply, TrainRequest
+from silhouette_shared.randomness import ReproducibleSource, SecretBytes, SecureSource
+from silhouette_shared.secagg import Encoded
+from silhouette_shared.secagg import Terms as SecureTerms
+from silhouette_shared.wire import (
+    DescribeRequest,
+    Description,
+    StatisticReply,
+    StatisticRequest,
+    TrainReply,
+    TrainRequest,
+)
+from silhouette_shared.wire.codec import Vector
+from silhouette_shared.wire.exchange import Answer, Exchange
+from silhouette_shared.wire.messages import StatisticName
+from silhouette_shared.wire.rounds import noised_layout, round_terms, training_layout
+
+Secrets = Callable[[int, str], SecretBytes]
+"""Gives, for a round and the name of a purpose, the bytes that serve these two and nothing else."""
+
+
+def unpredictable(round_number: int, purpose: str) -> SecretBytes:
+    """What a partner uses: fresh bytes, whatever is asked for."""
+    return SecureSource()
 
 
 @dataclass(frozen=True)
 class Terms:
     """What a partner agreed to, beyond the plan."""
 
-    mechanism: SampledGaussian | None  # None: it answers without privacy, in a simulation only
+    budget: Budget | None  # None: it answers without privacy, in a simulation only
+    declared_people: int  # what it publishes as its size; no count of its people, if there is a budget
+    largest_partner: int = 0  # the largest declared size of all partners; a weight in a secure round is no larger
 
 
 class Agent:
@@ -38,8 +79,16 @@ class Agent:
         histories: Its people, already on the device where they stay.
         vocabulary: The public catalogue and attribute classes, on the same device.
         plan: The plan that this partner installed.
-        terms: Whether it trains with privacy, and the mechanism that its accounting reads.
-        randomness: Reproducible; a simulation's draws, noise included, are functions of it, the partner and the round.
+        terms: Whether it answers with privacy, and the mechanisms that its accounting reads.
+        randomness: Reproducible; training without privacy draws from it, the partner and the round.
+        ledger: Charged before every private release; a partner without privacy needs none.
+        secrets: For the sampling and the noise of private training.
+        engine: Computes the same clipped sums another way.
+        enrolment: For secure aggregation. A partner that has one answers in no other way.
+
+    Raises:
+        RefusedError: If there are no people.
+        ValueError: If it trains with privacy and has no ledger.
     """
 
     def __init__(
@@ -51,25 +100,39 @@ class Agent:
         plan: Plan,
         terms: Terms,
         randomness: ReproducibleSource,
+        ledger: Ledger | None = None,
+        secrets: Secrets = unpredictable,
+        engine: EngineName = "bookkeeping",
+        enrolment: Enrolment | None = None,
     ) -> None:
         if len(histories) == 0:
             raise RefusedError(f"{partner} holds no people; a partner needs at least one")
+        if terms.budget is not None and ledger is None:
+            raise ValueError("expected a ledger to charge private releases to, got none")
         self.partner = partner
         self._histories = histories
         self._plan = plan
+        self._vocabulary = vocabulary
         self._terms = terms
         self._randomness = randomness.child(partner)
+        self._ledger, self._secrets, self._engine = ledger, secrets, engine
         self._device = histories.items.device
         self._encoder = ProfileEncoder(plan.model, vocabulary, plan.data.history_length).to(self._device)
         self._layout = Layout.of(self._encoder)
         self._turn = threading.Lock()  # one encoder, one round at a time
+        self._enrolment = enrolment
+        self._member = (
+            None
+            if enrolment is None
+            else SecureMember(partner, enrolment, secrets(0, "aggregation"), self, self._ledger_head)
+        )
 
     def describe(self, request: DescribeRequest) -> Description:
-        """Name, public number of people, and the plan and model layout that this partner holds."""
+        """Name, declared number of people, and the plan and model layout that this partner holds."""
         return Description(
             run=request.run,
             partner=self.partner,
-            people=len(self._histories),
+            people=self._terms.declared_people,
             plan_digest=self._plan.digest,
             layout_digest=self._layout.digest,
         )
@@ -80,67 +143,273 @@ class Agent:
         Raises:
             RefusedError: If the request is not one of the plan that this partner installed.
         """
-        self._check(request)
-        with self._turn:
-            parameters = torch.from_numpy(request.parameters).to(self._device)
-            write_vector(self._encoder, self._layout, parameters)
-            update = self._update(request.round)
-        return self._reply(request, update)
-
-    def _update(self, round_number: int) -> Releasable:
-        plan, mechanism = self._plan, self._terms.mechanism
-        stream = self._generators(round_number)
-        if mechanism is None:
-            return train_plainly(
-                self._encoder,
-                self._layout,
-                self._histories,
-                plan.training,
-                round_number,
-                stream("objective"),
-            )
-        return train_privately(
-            self._encoder,
-            self._layout,
-            self._histories,
-            plan.training,
-            plan.privacy,
-            mechanism,
-            round_number,
-            sampling=stream("sampling"),
-            noise=stream("noise"),
-            objective=stream("objective"),
-        )
-
-    def _generators(self, round_number: int) -> Callable[[str], torch.Generator]:
-        source = self._randomness.child(round_number)
-        return lambda purpose: source.child(purpose).torch_generator(self._device)
-
-    def _check(self, request: TrainRequest) -> None:
-        if request.plan_digest != self._plan.digest:
-            raise RefusedError(
-                f"expected plan {self._plan.digest[:12]}, got {request.plan_digest[:12]}; "
-                "install the same plan on both sides"
-            )
-        private = self._terms.mechanism is not None
-        rounds = self._plan.privacy.rounds if private else self._plan.training.rounds
-        if not 1 <= request.round <= rounds:
-            raise RefusedError(f"expected a round from 1 to {rounds}, got {request.round}")
-        if request.parameters.shape != (self._layout.size,):
-            raise RefusedError(
-                f"expected a model of {self._layout.size} parameters, got shape {request.parameters.shape}"
-            )
-        if not np.isfinite(request.parameters).all():  # torch's takes 20 times as long
-            raise RefusedError("expected a finite model, got infinite or undefined parameters")
-
-    def _reply(self, request: TrainRequest, update: Releasable) -> TrainReply:
-        if self._terms.mechanism is not None and not isinstance(update, PrivateUpdate):
-            raise RefusedError("expected a private update, got one without noise; nothing was sent")
-        if self._terms.mechanism is None and not isinstance(update, PlainUpdate):
-            raise RefusedError("expected an update without noise, got a private one")
+        self._refuse_in_the_open()
+        update = self._trained(request)
         return TrainReply(
             run=request.run,
             round=request.round,
             plan_digest=request.plan_digest,
             update=update.vector.cpu().numpy(),
         )
+
+    def exchange(self, request: Exchange) -> Answer:
+        """One step of a secure round.
+
+        Raises:
+            RefusedError: If this partner is not enrolled for secure aggregation, or has not agreed to the round.
+            AbortError: If the message is not what this step needs; the round is over here.
+        """
+        if self._member is None:
+            raise RefusedError(
+                "expected a run without secure aggregation, got a secure round; enrol this partner first"
+            )
+        return self._member.answer(request)
+
+    def terms(self, asked: Asked) -> SecureTerms:
+        """What a secure round is about, as this partner's plan has it; RefusedError if it has no such round."""
+        mechanism: SampledGaussian | None
+        if asked.purpose == "training":
+            self._check(self._train_request(asked))
+            training = None if self._terms.budget is None else self._terms.budget.training
+            mechanism = None if training is None else self._of_round(training)
+            layout = training_layout(
+                self._plan,
+                self._layout.size,
+                mechanism,
+                partners=self._roster_size,
+                people=self._terms.largest_partner,
+            )
+        else:
+            name = self._statistic_name(asked.purpose)
+            request = self._statistic_request(asked)
+            mechanism, grid, size = self._statistic(name, len(request.active))
+            layout = noised_layout(size, mechanism, grid, people=self._terms.largest_partner)
+        return round_terms(
+            self._plan,
+            self._vocabulary,
+            purpose=asked.purpose,
+            number=asked.round,
+            layout=layout,
+            inputs=asked.inputs,
+            mechanism=mechanism,
+        )
+
+    def contribute(self, asked: Asked, terms: SecureTerms) -> Encoded:
+        """The vector of a secure round: charged, noised and on its grid, ready to be masked and for nothing else."""
+        if asked.purpose == "training":
+            if self._terms.budget is not None and self._plan.privacy.mode == "distributed":
+                return encode_sum(self._gradient(self._train_request(asked)), terms.layout)
+            update = self._trained(self._train_request(asked))
+            private = self._terms.budget is not None
+            weight = self._terms.declared_people if private else len(self._histories)
+            return encode_update(update, weight, terms.layout)
+        noised = self._counted(self._statistic_name(asked.purpose), self._statistic_request(asked))
+        return encode_sum(noised, terms.layout)
+
+    @property
+    def _roster_size(self) -> int:
+        return 0 if self._enrolment is None else len(self._enrolment.pins.partners)
+
+    def _train_request(self, asked: Asked) -> TrainRequest:
+        return TrainRequest(
+            run=asked.run,
+            round=asked.round,
+            plan_digest=self._plan.digest,  # the manifest is bound to the plan
+            parameters=_only(asked, "parameters"),
+        )
+
+    def _statistic_request(self, asked: Asked) -> StatisticRequest:
+        return StatisticRequest(
+            run=asked.run,
+            statistic=self._statistic_name(asked.purpose),
+            plan_digest=self._plan.digest,
+            active=_only(asked, "active"),
+        )
+
+    def _statistic_name(self, purpose: str) -> StatisticName:
+        for name in ("popularity", "transitions"):
+            if purpose == name:
+                return name
+        raise RefusedError(f"expected a round for training, popularity or transitions, got {purpose[:40]!r}")
+
+    def _ledger_head(self) -> bytes:
+        return bytes(32) if self._ledger is None else self._ledger.head.hash
+
+    def _refuse_in_the_open(self) -> None:
+        if self._member is not None:
+            raise RefusedError(
+                "expected a secure round, got a request for an update without masks; this partner is enrolled for "
+                "secure aggregation and answers in no other way"
+            )
+
+    def _trained(self, request: TrainRequest) -> Releasable:
+        self._check(request)
+        with self._turn:
+            self._take_over(torch.from_numpy(request.parameters).to(self._device))
+            update = self._update(request)
+        if self._terms.budget is not None and not isinstance(update, PrivateUpdate):
+            raise RefusedError("expected a private update, got one without noise; nothing was sent")
+        if self._terms.budget is None and not isinstance(update, PlainUpdate):
+            raise RefusedError("expected an update without noise, got a private one")
+        return update
+
+    def _update(self, request: TrainRequest) -> Releasable:
+        plan, budget = self._plan, self._terms.budget
+        if budget is None or self._ledger is None:
+            source = self._randomness.child(request.round).child("objective")
+            return train_plainly(
+                self._encoder,
+                self._layout,
+                self._histories,
+                plan.training,
+                request.round,
+                source.torch_generator(self._device),
+            )
+        receipt, mechanism = self._charged(request)
+        return train_privately(
+            self._encoder,
+            self._layout,
+            self._histories,
+            plan.training,
+            plan.privacy,
+            request.round,
+            receipt=receipt,
+            mechanism=mechanism,
+            declared_people=self._terms.declared_people,
+            secret=lambda purpose: self._secrets(request.round, purpose),
+            engine=self._engine,
+        )
+
+    def _gradient(self, request: TrainRequest) -> NoisedSum:
+        """One noised gradient, for the mode `distributed`: what leaves is a part of a sum."""
+        self._check(request)
+        with self._turn:
+            self._take_over(torch.from_numpy(request.parameters).to(self._device))
+            receipt, mechanism = self._charged(request)
+            return noised_gradient(
+                self._encoder,
+                self._layout,
+                self._histories,
+                self._plan.training,
+                self._plan.privacy,
+                receipt=receipt,
+                mechanism=mechanism,
+                secret=lambda purpose: self._secrets(request.round, purpose),
+                engine=self._engine,
+            )
+
+    def _charged(self, request: TrainRequest) -> tuple[Receipt, SampledGaussian]:
+        """Charge one round of training: on disk when this returns."""
+        mechanism = None if self._terms.budget is None else self._terms.budget.training
+        if mechanism is None or self._ledger is None:
+            raise RefusedError("expected a budget for training, got none; nothing was sent")
+        of_round = self._of_round(mechanism)
+        receipt = self._ledger.charge(
+            Charge(
+                run=request.run,
+                round=request.round,
+                purpose="training",
+                mechanism=of_round,
+                delta=self._plan.privacy.delta,
+                plan_digest=self._plan.digest,
+                model_digest=hashlib.sha256(request.parameters.tobytes()).hexdigest(),
+            )
+        )
+        return receipt, of_round
+
+    def _of_round(self, mechanism: SampledGaussian) -> SampledGaussian:
+        grid = Grid.of(mechanism.clip_norm, self._plan.privacy.grid_bits)
+        return mechanism.after(self._plan.privacy.local_steps).on_grid(grid, self._layout.size)
+
+    def _take_over(self, model: torch.Tensor) -> None:
+        size = self._layout.size
+        write_vector(self._encoder, self._layout, model[:size])
+        try:
+            self._encoder.set_prior(model[size:])
+        except ValueError as error:
+            raise RefusedError(f"expected a model with a prior: {error}") from None
+
+    def count(self, statistic: StatisticName, request: StatisticRequest) -> StatisticReply:
+        """One noised sum over this partner's people, charged before its noise is drawn.
+
+        Raises:
+            RefusedError: If it is not one of the statistics of the plan that this partner installed.
+        """
+        self._refuse_in_the_open()
+        if request.statistic != statistic:
+            raise RefusedError(f"expected a request for {statistic}, got one for {request.statistic}")
+        noised = self._counted(statistic, request)
+        return StatisticReply(
+            run=request.run,
+            statistic=statistic,
+            plan_digest=request.plan_digest,
+            total=noised.value().cpu().numpy(),
+        )
+
+    def _counted(self, statistic: StatisticName, request: StatisticRequest) -> NoisedSum:
+        self._check_plan(request.plan_digest)
+        if self._ledger is None:
+            raise RefusedError(f"expected a request of the plan, got one for {statistic}, which has no budget in it")
+        active = torch.from_numpy(request.active).to(self._device)
+        items = len(self._encoder.item.weight) - 1
+        self._check_active(statistic, active, items)
+        released, grid, size = self._statistic(statistic, len(active))
+        receipt = self._ledger.charge(
+            Charge(
+                run=request.run,
+                round=0,
+                purpose=statistic,
+                mechanism=released,
+                delta=self._plan.privacy.delta,
+                plan_digest=self._plan.digest,
+                model_digest=hashlib.sha256(request.active.tobytes()).hexdigest(),
+            )
+        )
+        noise = ChargedNoise(receipt, released, self._secrets(0, statistic), grid, size)
+        noise.begin()
+        if statistic == "popularity":
+            clipped = popularity_sum(self._histories, items)
+        else:
+            clipped = transition_sum(self._histories, active, self._plan.statistics.window, items)
+        return noise.release(clipped)
+
+    def _statistic(self, statistic: StatisticName, active: int) -> tuple[SampledGaussian, Grid, int]:
+        """The mechanism of a statistic on its grid, the grid, and the size of its sum."""
+        budget = self._terms.budget
+        mechanism: SampledGaussian | None = None if budget is None else getattr(budget, statistic)
+        if mechanism is None:
+            raise RefusedError(f"expected a request of the plan, got one for {statistic}, which has no budget in it")
+        size = len(self._encoder.item.weight) if statistic == "popularity" else pair_count(active)
+        grid = Grid.of(mechanism.clip_norm, self._plan.privacy.grid_bits)
+        return mechanism.on_grid(grid, size), grid, size
+
+    def _check_active(self, statistic: StatisticName, active: torch.Tensor, items: int) -> None:
+        expected = 0 if statistic == "popularity" else min(self._plan.statistics.active_items, items)
+        if len(active) != expected:
+            raise RefusedError(f"expected {expected} active items, got {len(active)}")
+        if len(active) and (int(active.min()) < 1 or int(active.max()) > items or len(active.unique()) < len(active)):
+            raise RefusedError(f"expected different active items from 1 to {items}, got others")
+
+    def _check_plan(self, digest: str) -> None:
+        if digest != self._plan.digest:
+            raise RefusedError(
+                f"expected plan {self._plan.digest[:12]}, got {digest[:12]}; install the same plan on both sides"
+            )
+
+    def _check(self, request: TrainRequest) -> None:
+        self._check_plan(request.plan_digest)
+        private = self._terms.budget is not None
+        rounds = self._plan.privacy.rounds if private else self._plan.training.rounds
+        if not 1 <= request.round <= rounds:
+            raise RefusedError(f"expected a round from 1 to {rounds}, got {request.round}")
+        size = self._layout.size + self._encoder.prior_size
+        if request.parameters.shape != (size,):
+            raise RefusedError(f"expected a model of {size} parameters, got shape {request.parameters.shape}")
+        if not np.isfinite(request.parameters).all():  # torch's takes 20 times as long
+            raise RefusedError("expected a finite model, got infinite or undefined parameters")
+
+
+def _only(asked: Asked, name: str) -> Vector:
+    if set(asked.inputs) != {name}:
+        raise RefusedError(f"expected {name} with a round for {asked.purpose}, got {sorted(asked.inputs)}")
+    return asked.inputs[name]

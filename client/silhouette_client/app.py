@@ -13,7 +13,8 @@ from flwr.clientapp import ClientApp
 from silhouette_client.agent import Agent
 from silhouette_client.node_folder import open_agent_of
 from silhouette_shared.errors import SilhouetteError
-from silhouette_shared.wire import DescribeRequest, TrainRequest
+from silhouette_shared.wire import DescribeRequest, StatisticRequest, TrainRequest
+from silhouette_shared.wire.exchange import STEPS, Exchange
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,6 +28,26 @@ def make_client_app(agent_of: Callable[[Context], Agent]) -> ClientApp:
         with _only_our_words():
             request = DescribeRequest.decode(message.content)
             return Message(agent_of(context).describe(request).encode(), reply_to=message)
+
+    @client_app.train("popularity")
+    def popularity(message: Message, context: Context) -> Message:
+        with _only_our_words():
+            request = StatisticRequest.decode(message.content)
+            return Message(agent_of(context).count("popularity", request).encode(), reply_to=message)
+
+    @client_app.train("transitions")
+    def transitions(message: Message, context: Context) -> Message:
+        with _only_our_words():
+            request = StatisticRequest.decode(message.content)
+            return Message(agent_of(context).count("transitions", request).encode(), reply_to=message)
+
+    def exchange(message: Message, context: Context) -> Message:
+        with _only_our_words():
+            request = Exchange.decode(message.content)
+            return Message(agent_of(context).exchange(request).encode(), reply_to=message)
+
+    for step in STEPS:
+        client_app.train(step)(exchange)
 
     @client_app.train()
     def train(message: Message, context: Context) -> Message:

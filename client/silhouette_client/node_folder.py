@@ -6,6 +6,8 @@ Files are safetensors and JSON, never pickles: a folder is data, not code.
 
 import os
 import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,19 +15,29 @@ from flwr.app import Context
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from silhouette_client.agent import Agent, Terms
+from silhouette_client.agent import Agent, Secrets, Terms, unpredictable
+from silhouette_client.policy.ledger_store import Ledger
+from silhouette_client.policy.witness import FileWitness
+from silhouette_client.secure import Enrolment
+from silhouette_client.training.engine import EngineName
 from silhouette_shared.config import Plan
 from silhouette_shared.errors import IntegrityError, UsageError
 from silhouette_shared.model.encoder import Vocabulary
 from silhouette_shared.model.histories import Histories
-from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_shared.privacy.budget import Budget
+from silhouette_shared.privacy.ledger import Limits
 from silhouette_shared.randomness import ReproducibleSource
+from silhouette_shared.secagg import Identity, Pins
 from silhouette_shared.wire.agreement import Agreement, read_agreement, write_agreement
 
 FOLDER_VARIABLE = "SILHOUETTE_NODES"
 """Environment variable with the folder of the nodes that this process answers for."""
 
 DEVICE_VARIABLE = "SILHOUETTE_DEVICE"
+
+IDENTITY_FILE = "identity.key"
+
+_ACCOUNTANTS_DIFFER = 0.02  # calibration and admission may ask different ones
 
 _HISTORY_TENSORS = ("items", "behaviours", "values", "timestamps", "offsets", "attributes")
 
@@ -36,8 +48,11 @@ def write_node_folder(
     plan: Plan,
     vocabulary: Vocabulary,
     partners: dict[str, Histories],
-    mechanism: SampledGaussian | None,
+    declared_people: dict[str, int],
+    budget: Budget | None,
     seed_path: tuple[str, ...],
+    pins: Pins | None = None,
+    identities: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write everything that the agents of `partners` need.
 
@@ -46,8 +61,11 @@ def write_node_folder(
         plan: The plan that all of them agree to.
         vocabulary: Public catalogue.
         partners: People by partner name.
-        mechanism: None trains without privacy.
+        declared_people: What each partner publishes as its size; no count of its people in a private mode.
+        budget: None trains without privacy.
         seed_path: Names under the plan's seed from which this training draws.
+        pins: For secure aggregation.
+        identities: Each partner's secret signing key, 32 bytes; with pins.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, histories in partners.items():
@@ -58,19 +76,57 @@ def write_node_folder(
             folder / name / "histories.safetensors",
             metadata={"has_times": str(int(histories.has_times))},
         )
+        if identities is not None:
+            _write_secret(folder / name / IDENTITY_FILE, identities[name])
     write_agreement(
         folder,
         Agreement(
             plan=plan,
             vocabulary=vocabulary,
-            partners=tuple(sorted(partners)),
-            mechanism=mechanism,
+            declared_people={name: declared_people[name] for name in partners},
+            budget=budget,
             seed_path=seed_path,
+            pins=pins,
         ),
     )
 
 
-def open_agent(folder: Path, index: int, device: torch.device) -> Agent:
+def _write_secret(path: Path, secret: bytes) -> None:
+    """Write bytes that only this user may read, from the start."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secret)
+
+
+@dataclass(frozen=True)
+class Fittings:
+    """What an agent is given beside its folder. The defaults are what a partner runs with."""
+
+    ledger: Callable[[Path, Agreement], Ledger]  # opens that of the partner with this folder
+    secrets: Callable[[Agreement, str], Secrets] = lambda agreement, partner: unpredictable
+    engine: EngineName = "bookkeeping"
+
+
+def ledger_on_disk(folder: Path, agreement: Agreement) -> Ledger:
+    """The ledger of the partner with this folder, with a witness beside it.
+
+    A witness on the same disk notices a ledger that was put back alone, not one that was put back with its folder.
+    """
+    witness = folder / "witness"
+    witness.mkdir(exist_ok=True)
+    return Ledger.open(
+        folder / "ledger.sqlite", node=folder.name, limits=limits_of(agreement.plan), witness=FileWitness(witness)
+    )
+
+
+def limits_of(plan: Plan) -> Limits:
+    """One run of a plan and no more: its epsilon, and what two accountants may differ by."""
+    return Limits(
+        epsilon_per_run=plan.privacy.epsilon + _ACCOUNTANTS_DIFFER, epsilon_per_year=None, delta=plan.privacy.delta
+    )
+
+
+def open_agent(folder: Path, index: int, device: torch.device, fittings: Fittings) -> Agent:
     """The agent of the partner with number `index` in the order of names.
 
     Raises:
@@ -92,9 +148,27 @@ def open_agent(folder: Path, index: int, device: torch.device) -> Agent:
         histories=histories.to(device),
         vocabulary=agreement.vocabulary,
         plan=agreement.plan,
-        terms=Terms(mechanism=agreement.mechanism),
+        terms=Terms(
+            budget=agreement.budget,
+            declared_people=agreement.declared_people[names[index]],
+            largest_partner=max(agreement.declared_people.values()),
+        ),
         randomness=ReproducibleSource(agreement.plan.seed).child(*agreement.seed_path),
+        ledger=None if agreement.budget is None else fittings.ledger(folder / names[index], agreement),
+        secrets=fittings.secrets(agreement, names[index]),
+        engine=fittings.engine,
+        enrolment=None if agreement.pins is None else _read_enrolment(folder / names[index], agreement.pins),
     )
+
+
+def _read_enrolment(folder: Path, pins: Pins) -> Enrolment:
+    path = folder / IDENTITY_FILE
+    try:
+        return Enrolment(Identity(path.read_bytes()), pins)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: expected this partner's signing key, found none; enrol it again") from None
+    except ValueError:
+        raise IntegrityError(f"{path}: expected a signing key of 32 bytes, got something else; restore it") from None
 
 
 def _read_histories(path: Path) -> Histories:
@@ -109,8 +183,8 @@ def _read_histories(path: Path) -> Histories:
 class AgentCache:
     """Opens each agent of a folder once in a process and keeps it warm."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self._folder, self._device = folder, device
+    def __init__(self, folder: Path, device: torch.device, fittings: Fittings) -> None:
+        self._folder, self._device, self._fittings = folder, device, fittings
         self._agents: dict[int, Agent] = {}
         self._lock = threading.Lock()
 
@@ -119,7 +193,7 @@ class AgentCache:
         index = int(str(context.node_config["partition-id"]))
         with self._lock:
             if index not in self._agents:
-                self._agents[index] = open_agent(self._folder, index, self._device)
+                self._agents[index] = open_agent(self._folder, index, self._device, self._fittings)
             return self._agents[index]
 
 
@@ -127,8 +201,12 @@ _caches: dict[tuple[str, str], AgentCache] = {}
 _caches_lock = threading.Lock()
 
 
-def open_agent_of(context: Context) -> Agent:
+def open_agent_of(context: Context, fittings: Fittings | None = None) -> Agent:
     """The agent of a node, from the folder that the environment names.
+
+    Args:
+        context: Of the node.
+        fittings: Looked at when the folder is opened first in this process; what a partner runs with if None.
 
     Raises:
         UsageError: If the environment names no folder.
@@ -137,6 +215,7 @@ def open_agent_of(context: Context) -> Agent:
     if not folder:
         raise UsageError(f"expected {FOLDER_VARIABLE} to name a node folder, got nothing")
     device = os.environ.get(DEVICE_VARIABLE, "cpu")
+    made = AgentCache(Path(folder), torch.device(device), fittings or Fittings(ledger_on_disk))
     with _caches_lock:
-        cache = _caches.setdefault((folder, device), AgentCache(Path(folder), torch.device(device)))
+        cache = _caches.setdefault((folder, device), made)
     return cache.of(context)

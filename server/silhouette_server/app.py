@@ -11,12 +11,16 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from silhouette_server.coordination.federation import CheckedStrategy, Job
-from silhouette_shared.config import Replies
-from silhouette_shared.errors import UsageError
-from silhouette_shared.model.encoder import ProfileEncoder
+from silhouette_server.coordination.federation import CheckedStrategy, Counting, Job, SecureJob
+from silhouette_server.coordination.secure import Desk
+from silhouette_shared.config import Plan, Replies
+from silhouette_shared.errors import IntegrityError, UsageError
+from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
 from silhouette_shared.model.vector import Layout, read_vector
+from silhouette_shared.privacy.budget import Budget
+from silhouette_shared.privacy.grid import Grid as PrivacyGrid
 from silhouette_shared.randomness import ReproducibleSource
+from silhouette_shared.secagg import Identity
 from silhouette_shared.wire.agreement import read_agreement
 
 JOB_VARIABLE = "SILHOUETTE_JOB"
@@ -52,12 +56,65 @@ def open_job(folder: Path) -> Job:
         run=f"{plan.digest[:16]}/{agreement.seed_path[-1]}",
         plan_digest=plan.digest,
         layout=layout,
-        schedule=plan.training if agreement.mechanism is None else plan.privacy,
+        schedule=plan.training if agreement.budget is None else plan.privacy,
         replies=plan.replies if len(agreement.partners) > 1 else Replies(),
         partners=len(agreement.partners),
         initial=read_vector(encoder, layout),
+        counting=counting_of(plan, agreement.vocabulary, agreement.budget),
+        secure=None
+        if agreement.pins is None
+        else secure_job(
+            plan,
+            agreement.vocabulary,
+            agreement.budget,
+            layout.size,
+            Desk(_read_identity(folder), agreement.pins, folder / "secure"),
+            max(agreement.declared_people.values()),
+        ),
         checkpoint=folder / "checkpoint.safetensors",
     )
+
+
+def _read_identity(folder: Path) -> Identity:
+    path = folder / "coordinator.key"
+    try:
+        return Identity(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"{path}: expected the coordinator's signing key, found none; put it there") from None
+    except ValueError:
+        raise IntegrityError(f"{path}: expected a signing key of 32 bytes, got something else; restore it") from None
+
+
+def counting_of(plan: Plan, vocabulary: Vocabulary, budget: Budget | None) -> Counting | None:
+    """The statistics of a run; None if its budget has none."""
+    if budget is None or budget.popularity is None:
+        return None
+    return Counting(settings=plan.statistics, budget=budget, content=vocabulary.content)
+
+
+def secure_job(
+    plan: Plan,
+    vocabulary: Vocabulary,
+    budget: Budget | None,
+    size: int,
+    desk: Desk,
+    largest_partner: int,
+) -> SecureJob:
+    """Secure aggregation of a run.
+
+    Args:
+        plan: Of the run.
+        vocabulary: The public catalogue.
+        budget: What is spent on what; None without privacy.
+        size: Parameters of the model.
+        desk: Keys and records.
+        largest_partner: Largest declared size.
+    """
+    training = None if budget is None else budget.training
+    if training is not None:
+        grid = PrivacyGrid.of(training.clip_norm, plan.privacy.grid_bits)
+        training = training.after(plan.privacy.local_steps).on_grid(grid, size)
+    return SecureJob(desk=desk, plan=plan, vocabulary=vocabulary, training=training, largest_partner=largest_partner)
 
 
 app = ServerApp()

@@ -28,7 +28,8 @@ DimensionName = Literal["activity", "rhythm", "demographics", "interests", "cont
 
 _NAME = re.compile(r"(?=[^A-Za-z0-9]*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
 
-PrivacyMode = Literal["local", "none"]
+PrivacyMode = Literal["local", "distributed", "none"]
+Clipping = Literal["flat", "automatic"]
 PartitionScheme = Literal["random", "dirichlet", "sizes", "attribute"]
 RowName = Literal[
     "popularity",
@@ -36,9 +37,13 @@ RowName = Literal[
     "ease",
     "local_only",
     "federated",
+    "private_statistics",
     "federated_private",
     "pooled",
 ]
+
+
+_MOST_DISTRIBUTED_ROUNDS = 500
 
 
 def _require(condition: bool, name: str, expected: str, got: object) -> None:
@@ -156,7 +161,8 @@ class Schedule:
     update_limit: float  # largest magnitude of one coordinate of an answer
 
     def _check_schedule(self, table: str) -> None:
-        _require(1 <= self.rounds <= 100_000, f"{table}.rounds", "1 to 100000 rounds", self.rounds)
+        fewest = 0 if table == "privacy" else 1  # with privacy the statistics may be all there is
+        _require(fewest <= self.rounds <= 100_000, f"{table}.rounds", f"{fewest} to 100000 rounds", self.rounds)
         for name in ("learning_rate", "server_learning_rate", "update_limit"):
             value = getattr(self, name)
             _require(value > 0, f"{table}.{name}", "a positive number", value)
@@ -167,7 +173,7 @@ class Schedule:
             self.final_learning_rate,
         )
         _require(
-            0 <= self.warm_up_rounds < self.rounds,
+            0 <= self.warm_up_rounds < max(1, self.rounds),
             f"{table}.warm_up_rounds",
             f"0 to below the {self.rounds} rounds",
             self.warm_up_rounds,
@@ -213,12 +219,19 @@ class Training(Schedule):
     weight_decay: float = 0.0
     attribute_weight: float = 0.1  # of the attribute losses, beside next item
     attribute_masking: float = 0.5  # chance that a declared attribute is hidden and has to be guessed
+    negatives: int = 0  # items in the softmax beside the next one, drawn evenly each step; 0 for the whole catalogue
 
     @model_validator(mode="after")
     def _check(self) -> "Training":
         self._check_schedule("training")
         _require(self.local_epochs >= 1, "training.local_epochs", "at least 1", self.local_epochs)
         _require(self.batch_size >= 1, "training.batch_size", "at least 1", self.batch_size)
+        _require(
+            self.negatives >= 0,
+            "training.negatives",
+            "0 for the whole catalogue, or a number of items",
+            self.negatives,
+        )
         for name in ("weight_decay", "attribute_weight"):
             value = getattr(self, name)
             _require(value >= 0, f"training.{name}", "0 or more", value)
@@ -235,7 +248,8 @@ class Training(Schedule):
 class Privacy(Schedule):
     """Training with differential privacy; the unit is one person's whole record at a partner.
 
-    In the mode `local` every partner adds all the noise that its own people need. Each round it takes `local_steps`
+    In the mode `local` every partner adds all the noise that its own people need. In the mode `distributed` it adds a
+    share, and only the sum that secure aggregation opens has all of it. Each round it takes `local_steps`
     steps, each over a Poisson sample of its people. The noise multiplier is not a setting: it is calibrated from
     `epsilon`, `delta`, the sampling rate and the number of steps.
     """
@@ -244,8 +258,11 @@ class Privacy(Schedule):
     epsilon: float = 8.0
     delta: float = 1e-5
     clip_norm: float = 1.0
+    clipping: Clipping = "flat"  # automatic scales every gradient to nearly the clip norm
+    clip_stability: float = 0.01  # added to the norm in automatic clipping
     sampling_rate: float = 0.2
     local_steps: int = 1
+    grid_bits: int = 16  # a noised sum is whole numbers of clip_norm x 2^-grid_bits
     optimiser: Literal["sgd", "adam"] = "sgd"
     rounds: int = 60
     learning_rate: float = 1.0
@@ -266,7 +283,9 @@ class Privacy(Schedule):
             self.epsilon,
         )
         _require(0 < self.delta < 1, "privacy.delta", "a number between 0 and 1", self.delta)
-        _require(self.clip_norm > 0, "privacy.clip_norm", "a positive number", self.clip_norm)
+        for name in ("clip_norm", "clip_stability"):
+            value = getattr(self, name)
+            _require(value > 0, f"privacy.{name}", "a positive number", value)
         _require(
             0 < self.sampling_rate <= 1,
             "privacy.sampling_rate",
@@ -274,12 +293,62 @@ class Privacy(Schedule):
             self.sampling_rate,
         )
         _require(self.local_steps >= 1, "privacy.local_steps", "at least 1", self.local_steps)
+        _require(6 <= self.grid_bits <= 24, "privacy.grid_bits", "6 to 24 bits", self.grid_bits)
         return self
 
     @property
     def steps(self) -> int:
         """Steps that a partner takes in the whole run, each of which is charged."""
         return self.rounds * self.local_steps
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Statistics:
+    """What is counted with privacy before the private training, and the prior that is made of it.
+
+    Shares are of the run's budget, counted as budgets of Gaussian noise add up: a release with share s has
+    1 / sqrt(s) times the noise that it would have alone. Training has what is left; without training rounds the two
+    statistics divide everything between them in the ratio of their shares.
+    """
+
+    popularity_share: float = 0.2  # 0 leaves all statistics out
+    transition_share: float = 0.3  # 0 leaves the transitions out
+    active_items: int = 100  # most popular items between which transitions are counted
+    window: int = 20  # events apart at most; a pair counts 1 / distance
+    rank: int = 16  # features of an item, from the transitions
+    half_life: float = 2.0  # events after which an event counts half among what was done lately
+    content_half_life: float = 7.0  # the same for the content vectors
+    transition_weight: float = 1.0  # of the features in the scores; 1 gives every pair a score of about one
+    content_weight: float = 6.0  # of the content in the scores, times how far the transitions bear the content out
+
+    @model_validator(mode="after")
+    def _check(self) -> "Statistics":
+        for name in ("popularity_share", "transition_share"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"statistics.{name}", "a share from 0 to 1", value)
+        together = self.popularity_share + self.transition_share
+        _require(together <= 1, "statistics.transition_share", "shares of at most 1 together", together)
+        _require(
+            self.popularity_share > 0 or self.transition_share == 0,
+            "statistics.popularity_share",
+            "a share above 0, for transitions are counted between the most popular items",
+            self.popularity_share,
+        )
+        _require(2 <= self.active_items <= 20_000, "statistics.active_items", "2 to 20000 items", self.active_items)
+        _require(1 <= self.window <= 1000, "statistics.window", "1 to 1000 events", self.window)
+        _require(1 <= self.rank <= 1024, "statistics.rank", "1 to 1024 features", self.rank)
+        for name in ("half_life", "content_half_life"):
+            value = getattr(self, name)
+            _require(value > 0, f"statistics.{name}", "a positive number of events", value)
+        for name in ("transition_weight", "content_weight"):
+            value = getattr(self, name)
+            _require(value >= 0, f"statistics.{name}", "0 or more", value)
+        return self
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is counted."""
+        return self.popularity_share > 0
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -302,6 +371,17 @@ class Replies:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Aggregation:
+    """Who may see one partner's answer.
+
+    With `sa-1` the coordinator learns the sum over the partners and nothing else about any of them. With `none` it
+    sees every partner's answer, which in the private modes is noised.
+    """
+
+    protocol: Literal["none", "sa-1"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Evaluation:
     """How quality is measured: leave-one-out, full ranking, seen items removed, ties against us.
 
@@ -317,6 +397,7 @@ class Evaluation:
         "ease",
         "local_only",
         "federated",
+        "private_statistics",
         "federated_private",
         "pooled",
     )
@@ -349,6 +430,8 @@ class Plan:
     model: Model = field(default_factory=Model)
     training: Training = field(default_factory=Training)
     privacy: Privacy = field(default_factory=Privacy)
+    statistics: Statistics = field(default_factory=Statistics)
+    aggregation: Aggregation = field(default_factory=Aggregation)
     replies: Replies = field(default_factory=Replies)
     evaluation: Evaluation = field(default_factory=Evaluation)
 
@@ -367,7 +450,50 @@ class Plan:
             f"at most the {self.partition.partners} partners",
             self.replies.minimum,
         )
+        _require(
+            self.aggregation.protocol == "none" or 3 <= self.partition.partners <= 50,
+            "aggregation.protocol",
+            "3 to 50 partners for sa-1 (with fewer a sum shows a partner the other's part; none goes without it)",
+            f"{self.partition.partners} partners",
+        )
+        self._check_distributed()
+        together = self.statistics.popularity_share + self.statistics.transition_share
+        _require(
+            self.privacy.mode == "none" or self.privacy.rounds > 0 or self.statistics.on,
+            "privacy.rounds",
+            "at least 1 round, or statistics",
+            self.privacy.rounds,
+        )
+        _require(
+            self.privacy.mode == "none" or self.privacy.rounds == 0 or together < 1,
+            "statistics.transition_share",
+            "shares below 1 together, to leave something for the training rounds (privacy.rounds = 0 has none)",
+            together,
+        )
         return self
+
+    def _check_distributed(self) -> None:
+        privacy = self.privacy
+        if privacy.mode != "distributed":
+            return
+        _require(
+            self.aggregation.protocol == "sa-1",
+            "aggregation.protocol",
+            "sa-1 with the mode distributed, whose noise is enough in the sum alone",
+            self.aggregation.protocol,
+        )
+        _require(
+            privacy.local_steps == 1 and privacy.optimiser == "sgd",
+            "privacy.local_steps",
+            "1 step of sgd a round with the mode distributed: what is summed is one noised gradient",
+            f"{privacy.local_steps} of {privacy.optimiser}",
+        )
+        _require(
+            privacy.rounds <= _MOST_DISTRIBUTED_ROUNDS,
+            "privacy.rounds",
+            f"at most {_MOST_DISTRIBUTED_ROUNDS} rounds with the mode distributed",
+            privacy.rounds,
+        )
 
     @property
     def digest(self) -> str:
@@ -513,3 +639,54 @@ def _toml(value: object) -> str:
     # A JSON number, boolean, string or list of them is also TOML, but for two things: TOML knows no escape by
     # surrogates, so characters stand as they are, and it wants DEL escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+_MEANINGS = {
+    "seed": "of everything that may repeat: start of the model, shuffling, simulation",
+    "note": "what the plan is for; shown in the report, not part of the digest",
+    "data": "Which public data set a simulation reads.",
+    "data.history_length": "latest events of a person that the encoder reads",
+    "partition": "How a simulation deals people to partners; a deployment does not read it.",
+    "partition.scheme": "random, dirichlet, sizes or attribute",
+    "partition.concentration": "of dirichlet: smaller is more uneven",
+    "partition.ratios": "of sizes: relative sizes, one a partner",
+    "partition.attribute": "of attribute: the declared attribute that decides",
+    "model": "Shape of the profile encoder.",
+    "model.feed_forward": "inner width of a block's feed-forward layer, in widths",
+    "model.lags": "events before that every event sees directly",
+    "model.content_width": "columns of the public content vectors",
+    "training": "Training without privacy, and the objective of both trainings.",
+    "training.final_learning_rate": "fraction reached in the last round, along a cosine",
+    "training.server_optimiser": "average, momentum or adam",
+    "training.update_limit": "largest magnitude of one coordinate of an answer",
+    "training.attribute_weight": "of the attribute losses, beside next item",
+    "training.attribute_masking": "chance that a declared attribute is hidden and has to be guessed",
+    "privacy": "Training with privacy. Noise is calibrated to epsilon; `silhouette plan price` shows it.",
+    "privacy.mode": "local: every partner adds all its noise; none: a simulation only",
+    "privacy.epsilon": "of the whole run, for one person's whole record at a partner",
+    "privacy.delta": "less than one over the people of a partner",
+    "privacy.clip_norm": "largest influence of one person on a sum",
+    "privacy.sampling_rate": "probability of a person to take part in a step",
+    "privacy.local_steps": "steps a round; with one the sum over partners is claimed too",
+    "privacy.grid_bits": "sums are whole numbers of clip_norm x 2^-grid_bits",
+    "replies": "When the coordinator goes on without a partner and when it stops.",
+    "replies.minimum": "fewer valid answers in a round end the run, resumably",
+    "evaluation": "How quality is measured in a simulation.",
+    "evaluation.target": "test, or validation for choosing settings",
+    "evaluation.rows": "of the comparison; leave out what need not be trained",
+}
+
+
+def commented_toml(plan: Plan) -> str:
+    """`write_toml` with what the tables and the less obvious settings mean."""
+    lines, table = [], ""
+    for line in write_toml(plan).splitlines():
+        key = line.partition(" = ")[0]
+        if line.startswith("["):
+            table = line.strip("[]")
+            lines += [f"# {_MEANINGS[table]}"] if table in _MEANINGS else []
+            lines.append(line)
+        else:
+            meaning = _MEANINGS.get(f"{table}.{key}" if table else key)
+            lines.append(f"{line}  # {meaning}" if meaning else line)
+    return "\n".join(lines) + "\n"

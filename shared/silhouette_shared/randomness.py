@@ -13,6 +13,7 @@ import builtins
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -29,6 +30,8 @@ _MT19937_WORDS = 624
 # words as 64-bit integers, then what is left of a Gaussian pair (ATen, CPUGeneratorImpl.cpp).
 _TORCH_STATE_BYTES = 5056
 _TORCH_WORDS_AT = 24
+# What the cipher turns into its stream; kept, because making half a megabyte of zeros costs a quarter of encrypting it.
+_ZEROS = memoryview(bytes(2**19))
 
 
 @dataclass(frozen=True)
@@ -80,24 +83,7 @@ class ReproducibleSource:
         Args:
             device: Where the draws will be made.
         """
-        import torch  # here, so that the command line starts without torch
-
-        generator = torch.Generator(device=device)
-        generator.manual_seed(int.from_bytes(self._expand(8), "little"))
-        if generator.device.type != "cpu":
-            return generator
-        state = generator.get_state()
-        if state.numel() != _TORCH_STATE_BYTES:
-            raise RuntimeError(
-                f"expected a CPU generator state of {_TORCH_STATE_BYTES} bytes, got "
-                f"{state.numel()}; this torch {torch.__version__} is not supported"
-            )
-        words = torch.frombuffer(bytearray(self._expand(4 * _MT19937_WORDS)), dtype=torch.uint8).view(_MT19937_WORDS, 4)
-        end = _TORCH_WORDS_AT + 8 * _MT19937_WORDS
-        # Each word sits in the low half of eight bytes; the high half stays zero.
-        state[_TORCH_WORDS_AT:end].view(_MT19937_WORDS, 8)[:, :4] = words
-        generator.set_state(state)
-        return generator
+        return _filled_generator(self._expand, device)
 
     def numpy_generator(self) -> np.random.Generator:
         """Make a NumPy PCG64 generator at the start of this stream, from 256 bits."""
@@ -113,6 +99,41 @@ class ReproducibleSource:
         framed = b"".join(_frame(part) for part in (self.seed, *self.path))
         key = hashlib.sha256(_DOMAIN + framed).digest()
         return hashlib.shake_256(key).digest(count)
+
+
+def unpredictable_generator(secret: SecretBytes, device: str | torch.device = "cpu") -> torch.Generator:
+    """Make a torch generator in a state that nobody else can know: its state is filled with secret bytes.
+
+    For windows, hiding and dropout of a private step. Not for released noise: what a Mersenne Twister gave tells its
+    state, so nothing that it gave may leave.
+
+    Args:
+        secret: Where the state comes from.
+        device: Where the draws will be made.
+    """
+    return _filled_generator(secret.bytes, device)
+
+
+def _filled_generator(take: Callable[[int], builtins.bytes], device: str | torch.device) -> torch.Generator:
+    """A generator whose 64-bit seed, and on the CPU whose whole Mersenne Twister state, is what `take` gives."""
+    import torch  # here, so that the command line starts without torch
+
+    generator = torch.Generator(device=device)
+    generator.manual_seed(int.from_bytes(take(8), "little"))
+    if generator.device.type != "cpu":
+        return generator
+    state = generator.get_state()
+    if state.numel() != _TORCH_STATE_BYTES:
+        raise RuntimeError(
+            f"expected a CPU generator state of {_TORCH_STATE_BYTES} bytes, got "
+            f"{state.numel()}; this torch {torch.__version__} is not supported"
+        )
+    words = torch.frombuffer(bytearray(take(4 * _MT19937_WORDS)), dtype=torch.uint8).view(_MT19937_WORDS, 4)
+    end = _TORCH_WORDS_AT + 8 * _MT19937_WORDS
+    # Each word sits in the low half of eight bytes; the high half stays zero.
+    state[_TORCH_WORDS_AT:end].view(_MT19937_WORDS, 8)[:, :4] = words
+    generator.set_state(state)
+    return generator
 
 
 def _frame(part: str | int) -> bytes:
@@ -170,7 +191,7 @@ class SecureSource:
             self._lock = threading.Lock()
             self._rekey()
         with self._lock:
-            return self._stream.update(builtins.bytes(count))
+            return self._stream.update(_ZEROS[:count] if count <= len(_ZEROS) else builtins.bytes(count))
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled: two copies would give the same bytes."""

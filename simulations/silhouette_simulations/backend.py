@@ -35,9 +35,12 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from silhouette_client.app import make_client_app
 from silhouette_client.node_folder import DEVICE_VARIABLE, FOLDER_VARIABLE, AgentCache
+from silhouette_client.training.engine import EngineName
 from silhouette_shared.allocator import keep_freed_memory
 from silhouette_shared.errors import SilhouetteError, UnavailableError
 from silhouette_simulations.environment import environment
+from silhouette_simulations.nodes import ENGINE_VARIABLE, simulated
+from silhouette_simulations.nodes import app as simulated_app
 
 Backend = Literal["process", "ray"]
 
@@ -178,6 +181,7 @@ def run_apps(
     backend: Backend,
     device: torch.device,
     workers: int,
+    engine: EngineName = "bookkeeping",
 ) -> None:
     """Run a ServerApp against the ClientApps of the nodes in `node_folder`.
 
@@ -188,18 +192,22 @@ def run_apps(
         backend: In this process, or on Flower's Ray engine.
         device: Where the partners train.
         workers: Partners that train at the same time.
+        engine: Computes the clipped sums of private training.
 
     Raises:
         UnavailableError: If Ray is asked for and is not installed, does not start or stops.
     """
     if backend == "process":
-        run_in_process(server_app, make_client_app(AgentCache(node_folder, device).of), nodes=nodes, workers=workers)
+        agents = AgentCache(node_folder, device, simulated(engine))
+        run_in_process(server_app, make_client_app(agents.of), nodes=nodes, workers=workers)
         return
-    from silhouette_client.app import app as client_app
-
-    settings = {FOLDER_VARIABLE: str(node_folder.resolve()), DEVICE_VARIABLE: str(device)}
+    settings = {
+        FOLDER_VARIABLE: str(node_folder.resolve()),
+        DEVICE_VARIABLE: str(device),
+        ENGINE_VARIABLE: engine,
+    }
     with environment(settings):
-        run_on_ray(server_app, client_app, nodes=nodes, workers=workers)
+        run_on_ray(server_app, simulated_app, nodes=nodes, workers=workers)
 
 
 def run_in_process(server_app: ServerApp, client_app: ClientApp, *, nodes: int, workers: int) -> None:

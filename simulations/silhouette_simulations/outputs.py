@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from itertools import pairwise
 
 import pandas as pd
@@ -13,9 +14,13 @@ from silhouette_client.profiles.build import ProfileBatch, build_profiles
 from silhouette_server.coordination.checkpoints import write_atomically
 from silhouette_shared.config import Plan, RowName, plan_document
 from silhouette_shared.model.encoder import ProfileEncoder
+from silhouette_shared.model.pairs import pair_count
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.accounting import curve, epsilons
+from silhouette_shared.privacy.budget import Budget
+from silhouette_shared.privacy.grid import Grid
 from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_shared.privacy.statement import Facts, Release, privacy_statement
 from silhouette_simulations.rows import (
     CUTOFF,
     Ranking,
@@ -49,7 +54,7 @@ def write_outputs(
     attributes: Mapping[RowName, dict[str, tuple[Tensor, ...]]],
     model_row: RowName | None,
     parameters: Tensor | None,
-    mechanism: SampledGaussian | None,
+    budget: Budget | None,
     rounds: Sequence[Mapping[str, object]],
     device: torch.device,
 ) -> None:
@@ -62,8 +67,8 @@ def write_outputs(
         rankings: By row and partner.
         attributes: Probabilities of the attribute heads by row and partner; empty for counting methods.
         model_row: The row whose model the partners use.
-        parameters: That model (D,).
-        mechanism: Of the private training, None in mode `none`.
+        parameters: That model, (D,) or with a prior (D + P,).
+        budget: Of the private training, None in mode `none`.
         rounds: One record a round of each training.
         device: Where profiles are computed.
     """
@@ -86,8 +91,11 @@ def write_outputs(
             for score in summarise_attributes(guesses, world)
         ],
     )
-    privacy = privacy_document(plan, world, mechanism)
+    privacy = privacy_document(plan, world, budget)
     folder.write_json("privacy.json", privacy)
+    statement = privacy_statement(statement_facts(plan, world, budget))
+    folder.write_json("privacy-statement.json", statement.document)
+    folder.write_text("privacy-statement.md", statement.markdown)
     folder.write_csv("rounds.csv", ROUND_COLUMNS, _with_epsilon(rounds, privacy))
     if model_row is not None and parameters is not None:
         encoder = load_encoder(plan, world.vocabulary, parameters, device)
@@ -96,40 +104,86 @@ def write_outputs(
             _write_partner(world, folder, encoder, partner, device)
 
 
-def privacy_document(plan: Plan, world: World, mechanism: SampledGaussian | None) -> dict[str, object]:
-    """What `privacy.json` says: the mechanism, and epsilon by every accountant."""
-    if mechanism is None:
+def privacy_document(plan: Plan, world: World, budget: Budget | None) -> dict[str, object]:
+    """What `privacy.json` says: the mechanisms, and epsilon by every accountant."""
+    if budget is None:
         return {
             "mode": "none",
             "unit": "none",
             "warning": "No privacy: a simulation on public data only. A partner's policy refuses this mode.",
             "evaluation": EVALUATION_NOTE,
         }
-    accountants = epsilons(mechanism, plan.privacy.delta)
-    points = sorted({max(1, round(plan.privacy.rounds * i / 50)) for i in range(1, 51)})
-    steps = plan.privacy.local_steps
-    spent = curve(mechanism, plan.privacy.delta, [point * steps for point in points])
+    accountants = epsilons(budget.spending, plan.privacy.delta)
+    training = budget.training
     common: dict[str, object] = {
-        "epsilon": accountants["prv"],
+        "epsilon": accountants["pld"],
         "delta": plan.privacy.delta,
-        "noise_multiplier": mechanism.noise_multiplier,
-        "sampling_rate": mechanism.sampling_rate,
-        "steps": mechanism.steps,
-        "accountant": "prv",
+        "noise_multiplier": None if training is None else training.noise_multiplier,
+        "sampling_rate": None if training is None else training.sampling_rate,
+        "steps": 0 if training is None else training.steps,
+        "accountant": "pld",
     }
     return {
         "mode": plan.privacy.mode,
         "unit": "one person's whole record at a partner",
         "neighbours": "data sets that differ by adding or removing one person",
         **common,
-        "clip_norm": mechanism.clip_norm,
+        "clip_norm": None if training is None else training.clip_norm,
         "accountants": accountants,
+        "statistics": {
+            name: None if part is None else {"noise_multiplier": part.noise_multiplier, "clip_norm": part.clip_norm}
+            for name, part in (("popularity", budget.popularity), ("transitions", budget.transitions))
+        },
         "partners": {p.name: {**common, "people": len(p)} for p in world.partners},
-        "curve": [{"round": point, "epsilon": value} for point, (_, value) in zip(points, spent, strict=True)],
+        "curve": _curve(plan, budget),
         "trust": "every partner adds all the noise that its own people need; nobody outside the partner is trusted",
         "warning": NOISE_WARNING,
         "evaluation": EVALUATION_NOTE,
     }
+
+
+def _curve(plan: Plan, budget: Budget) -> list[dict[str, float]]:
+    """Epsilon after the rounds of the training, what the statistics took before included; none without rounds."""
+    training = budget.training
+    if training is None:
+        return []
+    points = sorted({max(1, round(plan.privacy.rounds * i / 50)) for i in range(1, 51)})
+    steps = [point * plan.privacy.local_steps for point in points]
+    spent = curve(training, plan.privacy.delta, steps, beside=budget.statistics)
+    return [{"round": point, "epsilon": value} for point, (_, value) in zip(points, spent, strict=True)]
+
+
+def released_mechanisms(plan: Plan, world: World, budget: Budget) -> dict[str, SampledGaussian]:
+    """What a run's budget pays, by name, each on the integer grid of what it releases."""
+    items = len(world.catalogue.items)
+    sizes = {
+        "popularity": items + 1,
+        "transitions": pair_count(min(plan.statistics.active_items, items)),
+        "training": Layout.of(ProfileEncoder(plan.model, world.vocabulary, plan.data.history_length)).size,
+    }
+    return {
+        name: part.on_grid(Grid.of(part.clip_norm, plan.privacy.grid_bits), sizes[name])
+        for name, part in budget.parts.items()
+    }
+
+
+def statement_facts(plan: Plan, world: World, budget: Budget | None) -> Facts:
+    """What the privacy statement of a simulated run rests on."""
+    mechanisms = {} if budget is None else released_mechanisms(plan, world, budget)
+    return Facts(
+        run=plan.name,
+        plan_digest=plan.digest,
+        software=f"silhouette-simulations {version('silhouette-simulations')}",
+        mode=plan.privacy.mode,
+        releases=tuple(Release(name, mechanism) for name, mechanism in mechanisms.items()),
+        delta=plan.privacy.delta,
+        partners=plan.partition.partners,
+        steps_a_round=plan.privacy.local_steps,
+        simulation=True,
+        secure_noise=False,
+        secure_aggregation=plan.aggregation.protocol == "sa-1",
+        beside=(EVALUATION_NOTE,),
+    )
 
 
 def _with_epsilon(rounds: Sequence[Mapping[str, object]], privacy: Mapping[str, object]) -> list[dict[str, object]]:
@@ -172,7 +226,10 @@ def _write_model(
     privacy: Mapping[str, object],
 ) -> None:
     layout = Layout.of(encoder)
-    content = save({name: part.contiguous() for name, part in layout.split(parameters).items()})
+    tensors = {name: part.contiguous() for name, part in layout.split(parameters[: layout.size]).items()}
+    if len(parameters) > layout.size:
+        tensors["prior"] = parameters[layout.size :].contiguous()
+    content = save(tensors)
     path = folder.path / "model" / "global.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content)
@@ -186,6 +243,7 @@ def _write_model(
             "plan_digest": plan.digest,
             "layout_digest": layout.digest,
             "parameters": layout.size,
+            "prior": encoder.prior_size,
             "dimensions": list(encoder.dimension_names),
             "attributes": {name: list(c) for name, c in world.attribute_classes.items()},
             "dataset": world.dataset,

@@ -37,9 +37,12 @@ LABELS: dict[RowName, str] = {
     "ease": "EASE",
     "local_only": "Local only",
     "federated": "Federated",
+    "private_statistics": "Private statistics",
     "federated_private": "Federated with privacy",
     "pooled": "Pooled",
 }
+
+PRIVATE_ROWS: frozenset[RowName] = frozenset({"private_statistics", "federated_private"})
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ def summarise(
         "worst_partner": worst,
         "worst_partner_ndcg": by_name[worst],
         "gap": max(by_name.values()) - by_name[worst],
-        "private": row == "federated_private",
+        "private": row in PRIVATE_ROWS,
         "users": len(ranks),
     }
     return line, per_partner

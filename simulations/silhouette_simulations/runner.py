@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -22,11 +22,11 @@ from torch import Tensor
 
 from silhouette_server.coordination.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from silhouette_server.coordination.federation import RoundRecord
-from silhouette_shared.config import Plan, RowName
+from silhouette_shared.config import Plan, RowName, with_changes
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
 from silhouette_shared.model.evaluation import hit_rate, ndcg
-from silhouette_shared.privacy.accounting import calibrate
-from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_shared.model.vector import Layout
+from silhouette_shared.privacy.budget import Budget, budget_of
 from silhouette_simulations.datasets import Dataset
 from silhouette_simulations.outputs import write_outputs
 from silhouette_simulations.progress import Progress
@@ -34,6 +34,7 @@ from silhouette_simulations.report import write_report
 from silhouette_simulations.rows import (
     CUTOFF,
     LABELS,
+    PRIVATE_ROWS,
     ModelRanking,
     Ranking,
     rank_baseline,
@@ -41,7 +42,7 @@ from silhouette_simulations.rows import (
     rank_quickly,
 )
 from silhouette_simulations.run_folder import RunFolder
-from silhouette_simulations.training import Machine, Trained, load_encoder, train_together
+from silhouette_simulations.training import Machine, Trained, load_encoder, new_encoder, train_together
 from silhouette_simulations.world import PartnerData, build_world
 
 _BASELINES: frozenset[RowName] = frozenset({"popularity", "transition_counts", "ease"})
@@ -57,21 +58,18 @@ class RowResult:
 
 
 def rows_of(plan: Plan) -> tuple[RowName, ...]:
-    """The rows that this plan can have: without privacy there is no private one."""
-    return tuple(row for row in plan.evaluation.rows if row != "federated_private" or plan.privacy.mode != "none")
-
-
-def mechanism_of(plan: Plan) -> SampledGaussian | None:
-    """The mechanism that drives and accounts for the private training; None in mode `none`."""
+    """The rows that this plan can have: without privacy there is no private one, without statistics none of them."""
+    missing: set[RowName] = set()
     if plan.privacy.mode == "none":
-        return None
-    return calibrate(
-        epsilon=plan.privacy.epsilon,
-        delta=plan.privacy.delta,
-        sampling_rate=plan.privacy.sampling_rate,
-        steps=plan.privacy.steps,
-        clip_norm=plan.privacy.clip_norm,
-    )
+        missing |= PRIVATE_ROWS
+    if not plan.statistics.on:
+        missing.add("private_statistics")
+    return tuple(row for row in plan.evaluation.rows if row not in missing)
+
+
+def statistics_alone(plan: Plan) -> Plan:
+    """The plan with all of its budget spent on the statistics."""
+    return with_changes(plan, {"privacy.rounds": 0, "privacy.warm_up_rounds": 0})
 
 
 def run(plan: Plan, dataset: Dataset, folder: RunFolder, machine: Machine, progress: Progress) -> None:
@@ -123,7 +121,7 @@ class _Simulation:
     def __init__(self, plan: Plan, dataset: Dataset, folder: RunFolder, machine: Machine, progress: Progress) -> None:
         self.plan, self.folder, self.machine, self.progress = plan, folder, machine, progress
         self.world = build_world(plan, dataset)
-        self.mechanism = mechanism_of(plan)
+        self.budget = budget_of(plan)
         self.rows = rows_of(plan)
         self.stopped = threading.Event()
 
@@ -158,7 +156,7 @@ class _Simulation:
             attributes={row: result.attributes for row, result in ordered.items()},
             model_row=self._model_row(),
             parameters=self._model_parameters(ordered),
-            mechanism=self.mechanism,
+            budget=self.budget,
             rounds=self._rounds(),
             device=self.machine.device,
         )
@@ -200,13 +198,26 @@ class _Simulation:
     def _trained(self, row: RowName, beside: int) -> RowResult:
         if row == "local_only":
             return self._local_only(beside)
+        if row == "private_statistics":
+            return self._statistics_alone()
         if row == "pooled":
             everybody = self.world.pooled()
             trained = self._train("pooled", [everybody], None, self._one_worker())
         else:
-            mechanism = self.mechanism if row == "federated_private" else None
-            trained = self._train(row, self.world.partners, mechanism, self.machine)
+            budget = self.budget if row == "federated_private" else None
+            trained = self._train(row, self.world.partners, budget, self.machine)
         return self._ranked({p.name: trained for p in self.world.partners}, trained.parameters)
+
+    def _statistics_alone(self) -> RowResult:
+        """What the prior ranks when nothing is trained, and the whole budget is the statistics'."""
+        plan = statistics_alone(self.plan)
+        name = "private_statistics"
+        trained = self._train(name, self.world.partners, budget_of(plan), self.machine, plan)
+        layout = Layout.of(new_encoder(plan, self.world.vocabulary, torch.device("cpu")))
+        model = trained.parameters.clone()
+        model[: layout.size] = 0.0  # an encoder of zeros adds nothing to the prior's scores
+        ranked = self._ranked({p.name: replace(trained, parameters=model) for p in self.world.partners}, None)
+        return replace(ranked, attributes={})
 
     def _local_only(self, beside: int) -> RowResult:
         workers = max(1, self.machine.workers // beside)
@@ -219,27 +230,29 @@ class _Simulation:
         return self._ranked({p.name: model for p, model in zip(self.world.partners, models, strict=True)}, None)
 
     def _one_worker(self) -> Machine:
-        return Machine(backend="process", device=self.machine.device, workers=1)
+        return replace(self.machine, backend="process", workers=1)
 
     def _train(
         self,
         name: str,
         partners: Sequence[PartnerData],
-        mechanism: SampledGaussian | None,
+        budget: Budget | None,
         machine: Machine,
+        plan: Plan | None = None,
     ) -> Trained:
+        plan = plan or self.plan
         self._go_on()
         folder = self.folder.training(name)
         folder.mkdir(parents=True, exist_ok=True)
-        schedule = self.plan.privacy if mechanism is not None else self.plan.training
+        schedule = plan.privacy if budget is not None else plan.training
         self.progress.begin(name, _label(name), schedule.rounds)
         try:
             return train_together(
-                self.plan,
+                plan,
                 self.world,
                 partners,
                 name=name,
-                mechanism=mechanism,
+                budget=budget,
                 folder=folder,
                 machine=machine,
                 on_round=self._watch(name, partners, schedule.rounds),
@@ -390,7 +403,7 @@ def check_fits(plan: Plan, dataset: Dataset) -> None:
     build_world(plan, dataset)
     if not rows_of(plan):
         raise UsageError("evaluation.rows: expected a row besides federated_private in mode none")
-    mechanism_of(plan)
+    budget_of(plan)
 
 
 def estimated_bytes(plan: Plan, dataset: Dataset) -> int:

@@ -1,21 +1,28 @@
 """Training runs of a simulation: a set of partners, the Flower apps, and the model that comes out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from silhouette_client.node_folder import write_node_folder
-from silhouette_server.app import make_server_app
+from silhouette_client.training.engine import EngineName
+from silhouette_server.app import counting_of, make_server_app, secure_job
 from silhouette_server.coordination.federation import CheckedStrategy, Job, RoundRecord
+from silhouette_server.coordination.secure import Desk
 from silhouette_shared.config import Plan
 from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
+from silhouette_shared.model.prior import PriorShape
 from silhouette_shared.model.vector import Layout, read_vector, write_vector
-from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_shared.privacy.budget import Budget
 from silhouette_shared.randomness import ReproducibleSource
+from silhouette_shared.secagg import Identity, Pins
+from silhouette_shared.secagg.keys import KEY_BYTES
+from silhouette_shared.wire.agreement import vocabulary_for
 from silhouette_simulations.backend import Backend, run_apps
+from silhouette_simulations.repeatable import RepeatableBytes
 from silhouette_simulations.world import PartnerData, World
 
 
@@ -23,7 +30,7 @@ from silhouette_simulations.world import PartnerData, World
 class Trained:
     """A finished training."""
 
-    parameters: Tensor  # (D,)
+    parameters: Tensor  # (D + P,) with the prior of a run with statistics
     records: tuple[RoundRecord, ...]
 
 
@@ -34,6 +41,7 @@ class Machine:
     backend: Backend
     device: torch.device
     workers: int
+    engine: EngineName = "bookkeeping"
 
 
 def new_encoder(plan: Plan, vocabulary: Vocabulary, device: torch.device) -> ProfileEncoder:
@@ -44,10 +52,56 @@ def new_encoder(plan: Plan, vocabulary: Vocabulary, device: torch.device) -> Pro
 
 
 def load_encoder(plan: Plan, vocabulary: Vocabulary, parameters: Tensor, device: torch.device) -> ProfileEncoder:
-    """The encoder with trained parameters (D,)."""
+    """The encoder with a trained model: its parameters, and its prior if it has one, (D,) or (D + P,)."""
     encoder = new_encoder(plan, vocabulary, device)
-    write_vector(encoder, Layout.of(encoder), parameters.to(device))
+    layout = Layout.of(encoder)
+    if len(parameters) > layout.size:
+        encoder = new_encoder(plan, replace(vocabulary, prior=PriorShape.of(plan.statistics)), device)
+        encoder.set_prior(parameters[layout.size :])
+    write_vector(encoder, layout, parameters[: layout.size].to(device))
     return encoder.eval()
+
+
+def declared_people(people: int, budget: Budget | None) -> int:
+    """What a partner of a simulation publishes as its size: with privacy its people to two digits, rounded up.
+
+    >>> [declared_people(people, Budget(None, None, None)) for people in (1, 99, 101, 189, 6040)]
+    [1, 99, 110, 190, 6100]
+    >>> declared_people(189, None)
+    189
+    """
+    if budget is None:
+        return people
+    unit = int(10 ** max(0, len(str(people)) - 2))
+    return -(-people // unit) * unit
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """Signing keys of everybody in a simulation, which its seed repeats."""
+
+    coordinator: bytes
+    partners: dict[str, bytes]
+
+    @property
+    def pins(self) -> Pins:
+        """The public halves."""
+        return Pins(
+            Identity(self.coordinator).public, {name: Identity(key).public for name, key in self.partners.items()}
+        )
+
+    def desk(self, folder: Path) -> Desk:
+        """The coordinator's side."""
+        return Desk(Identity(self.coordinator), self.pins, folder)
+
+
+def _keys(plan: Plan, name: str, partners: Sequence[PartnerData]) -> _Keys:
+    source = ReproducibleSource(plan.seed).child("training", name, "identity")
+
+    def key(*path: str) -> bytes:
+        return RepeatableBytes(source.child(*path)).bytes(KEY_BYTES)
+
+    return _Keys(key("coordinator"), {partner.name: key("partner", partner.name) for partner in partners})
 
 
 def train_together(
@@ -56,7 +110,7 @@ def train_together(
     partners: Sequence[PartnerData],
     *,
     name: str,
-    mechanism: SampledGaussian | None,
+    budget: Budget | None,
     folder: Path,
     machine: Machine,
     on_round: Callable[[RoundRecord, Tensor], None],
@@ -68,30 +122,41 @@ def train_together(
         world: For the public catalogue.
         partners: Who takes part.
         name: Of this training; names its draws and its checkpoint.
-        mechanism: None trains without privacy.
+        budget: None trains without privacy.
         folder: For node data and the checkpoint; a training found there half done goes on.
-        machine: Backend, device and workers.
+        machine: Backend, device, workers and engine.
         on_round: Told every finished round and the model after it.
     """
-    initial = new_encoder(plan, world.vocabulary, torch.device("cpu"))
+    vocabulary = vocabulary_for(plan, world.vocabulary, budget)
+    initial = new_encoder(plan, vocabulary, torch.device("cpu"))
     layout = Layout.of(initial)
     nodes = folder / "nodes"
+    keys = _keys(plan, name, partners) if plan.aggregation.protocol == "sa-1" and len(partners) > 1 else None
+    pins = None if keys is None else keys.pins
+    declared = {partner.name: declared_people(len(partner), budget) for partner in partners}
     write_node_folder(
         nodes,
         plan=plan,
-        vocabulary=world.vocabulary,
+        vocabulary=vocabulary,
         partners={partner.name: partner.known for partner in partners},
-        mechanism=mechanism,
+        declared_people=declared,
+        budget=budget,
         seed_path=("training", name),
+        pins=pins,
+        identities=None if keys is None else keys.partners,
     )
     job = Job(
         run=f"{plan.digest[:16]}/{name}",
         plan_digest=plan.digest,
         layout=layout,
-        schedule=plan.training if mechanism is None else plan.privacy,
+        schedule=plan.training if budget is None else plan.privacy,
         replies=plan.replies if len(partners) > 1 else type(plan.replies)(),
         partners=len(partners),
         initial=read_vector(initial, layout),
+        counting=counting_of(plan, vocabulary, budget),
+        secure=None
+        if keys is None
+        else secure_job(plan, vocabulary, budget, layout.size, keys.desk(folder / "secure"), max(declared.values())),
         checkpoint=folder / "checkpoint.safetensors",
         on_round=on_round,
     )
@@ -103,6 +168,7 @@ def train_together(
         backend=machine.backend,
         device=machine.device,
         workers=machine.workers,
+        engine=machine.engine,
     )
     (strategy,) = finished
     return Trained(parameters=strategy.parameters, records=strategy.records)

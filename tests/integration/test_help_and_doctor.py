@@ -13,6 +13,8 @@ VERBS = [
     (),
     ("version",),
     ("doctor",),
+    ("budget",),
+    *(("budget", verb) for verb in ("show", "forecast", "verify")),
     ("data",),
     *(("data", verb) for verb in ("get", "list", "describe")),
     ("sim",),

@@ -39,6 +39,7 @@ def test_the_run_folder_holds_what_it_should_and_pandas_reads_it(reference: Refe
     assert set(tree(folder)) == {
         *(".lock", "plan.toml", "run.json", "rounds.csv", "rows.csv", "partners.csv", "ranks.parquet"),
         *("attributes.csv", "privacy.json", "report.html"),
+        *("privacy-statement.json", "privacy-statement.md"),
         *("model", "model/global.safetensors", "model/card.json", "partners"),
         *partners,
         *(f"{partner}/{name}" for partner in partners for name in kept),
@@ -119,11 +120,15 @@ def test_with_privacy_the_document_says_what_was_spent_and_a_second_run_gets_a_n
     assert 3.9 < privacy["epsilon"] <= 4.0
     assert (privacy["delta"], privacy["sampling_rate"], privacy["steps"]) == (1e-5, 0.5, 2)
     assert privacy["noise_multiplier"] > 0
-    assert privacy["accountant"] == "prv"
+    assert privacy["accountant"] == "pld"
     for partner in ("partner-0", "partner-1", "partner-2"):
         assert privacy["partners"][partner]["epsilon"] == privacy["epsilon"]
     assert "not cryptographic" in privacy["warning"].replace("\n", " ")
     folder = Path(document["folder"])
+    stated = json.loads((folder / "privacy-statement.json").read_text())
+    assert stated["guarantee"]["epsilon"] == privacy["epsilon"]
+    assert "this run promises nobody anything" in (folder / "privacy-statement.md").read_text()
+    assert "privacy-statement.md" in (folder / "report.html").read_text()
     spent = pd.read_csv(folder / "rounds.csv").query("row == 'federated_private'")["epsilon"]
     assert spent.is_monotonic_increasing
     assert spent.iloc[-1] == pytest.approx(privacy["epsilon"], rel=1e-6)

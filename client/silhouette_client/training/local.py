@@ -7,7 +7,7 @@ from silhouette_client.training.sampling import shuffled_batches
 from silhouette_shared.config import Training
 from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.histories import Histories
-from silhouette_shared.model.objective import person_losses
+from silhouette_shared.model.objective import draw_negatives, person_losses
 from silhouette_shared.model.vector import Layout, read_vector
 
 _LARGEST_GRADIENT_NORM = 5.0  # keeps the first steps of a fresh optimiser in bounds
@@ -50,6 +50,7 @@ def train_plainly(
                 attribute_weight=training.attribute_weight,
                 attribute_masking=training.attribute_masking,
                 generator=generator,
+                negatives=draw_negatives(len(encoder.item.weight) - 1, training.negatives, generator),
             ).mean()
             optimiser.zero_grad()
             loss.backward()

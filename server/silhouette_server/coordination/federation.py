@@ -6,9 +6,10 @@ bad or missing answer costs that answer, and too few answers are a failure that 
 """
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
+from numpy.typing import NDArray
 from torch import Tensor
 
 from silhouette_server.coordination.checkpoints import (
@@ -24,6 +26,8 @@ from silhouette_server.coordination.checkpoints import (
     write_checkpoint,
 )
 from silhouette_server.coordination.roster import Member, build_roster, by_node
+from silhouette_server.coordination.secure import Desk, SecureRounds, SecureSum, VoidRoundError
+from silhouette_server.statistics import ReleasedSum, active_items, make_prior
 from silhouette_server.strategy.aggregation import OrderedMean
 from silhouette_server.strategy.optimisers import ServerOptimiser
 from silhouette_server.strategy.validation import (
@@ -32,13 +36,28 @@ from silhouette_server.strategy.validation import (
     InvalidReplyError,
     check_update,
 )
-from silhouette_shared.config import Replies, Schedule
+from silhouette_shared.config import Plan, Replies, Schedule, Statistics
 from silhouette_shared.errors import IntegrityError, SilhouetteError, UnavailableError
+from silhouette_shared.model.encoder import Vocabulary
+from silhouette_shared.model.pairs import pair_count
+from silhouette_shared.model.prior import PriorShape
 from silhouette_shared.model.vector import Layout
-from silhouette_shared.wire import TrainReply, TrainRequest
-from silhouette_shared.wire.messages import TRAIN
+from silhouette_shared.privacy.budget import Budget
+from silhouette_shared.privacy.grid import Grid as PrivacyGrid
+from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_shared.secagg import Layout as SecureLayout
+from silhouette_shared.wire import StatisticReply, StatisticRequest, TrainReply, TrainRequest
+from silhouette_shared.wire.codec import Vector
+from silhouette_shared.wire.messages import POPULARITY, TRAIN, TRANSITIONS, StatisticName
+from silhouette_shared.wire.rounds import WEIGHT, noised_layout, round_terms, training_layout
 
 _LOG = logging.getLogger(__name__)
+
+_MESSAGE_TYPES: dict[StatisticName, str] = {"popularity": POPULARITY, "transitions": TRANSITIONS}
+
+_VOID_ROUNDS_IN_A_ROW = 3  # after so many a run stops, resumably
+
+_RELEASED = "statistics."  # in a checkpoint, before the names of what was released
 
 
 @dataclass(frozen=True)
@@ -50,6 +69,36 @@ class RoundRecord:
     refused: int
     update_norm: float  # L2 norm of the mean update
     seconds: float
+    steps: tuple[dict[str, float | int | str], ...] = ()  # what each step of a secure round took
+
+
+@dataclass(frozen=True)
+class Counting:
+    """The statistics of a run: what is asked for before the training, and what it is made into."""
+
+    settings: Statistics
+    budget: Budget
+    content: Tensor  # (V + 1, C) public
+
+    @property
+    def prior_size(self) -> int:
+        """Numbers of the prior, P."""
+        return PriorShape.of(self.settings).size(len(self.content) - 1, self.content.shape[1])
+
+    def size(self, statistic: StatisticName, active: int) -> int:
+        """Coordinates of a statistic's sum."""
+        return len(self.content) if statistic == "popularity" else pair_count(active)
+
+
+@dataclass(frozen=True)
+class SecureJob:
+    """Secure aggregation in a run: who is who, and what the terms of its rounds are made of."""
+
+    desk: Desk
+    plan: Plan
+    vocabulary: Vocabulary
+    training: SampledGaussian | None  # of one round, as a partner charges it; None without privacy
+    largest_partner: int  # largest declared size
 
 
 @dataclass(frozen=True)
@@ -63,6 +112,8 @@ class Job:
     replies: Replies
     partners: int  # that are expected to take part
     initial: Tensor  # (D,)
+    counting: Counting | None = None  # None: no statistics
+    secure: SecureJob | None = None  # None: the coordinator sees every partner's answer
     checkpoint: Path | None = None  # None keeps no state
     on_round: Callable[[RoundRecord, Tensor], None] = field(
         default=lambda record, model: None
@@ -81,11 +132,13 @@ class CheckedStrategy(Strategy):
         self._members: tuple[Member, ...] = ()
         self._records: list[RoundRecord] = []
         self._last = RoundRecord(0, 0, 0, 0.0, 0.0)
+        self._void_in_a_row = 0
+        self._released: dict[str, Tensor] = {}  # sums, by statistic, and how many partners are in each
 
     @property
     def parameters(self) -> Tensor:
-        """The global model, shape (D,)."""
-        return self._optimiser.parameters
+        """The global model: what is trained, then the prior if there are statistics; shape (D + P,)."""
+        return torch.cat([self._optimiser.parameters, self._prior])
 
     @property
     def records(self) -> tuple[RoundRecord, ...]:
@@ -127,7 +180,6 @@ class CheckedStrategy(Strategy):
         Raises:
             UnavailableError: If too few answers count; every reason is named.
         """
-        members = by_node(self._members)
         expected = Expectation(
             run=self._job.run,
             round=server_round,
@@ -136,6 +188,118 @@ class CheckedStrategy(Strategy):
             limit=self._job.schedule.update_limit,
         )
         mean = OrderedMean({member.partner: float(member.people) for member in self._members})
+        counted = self._collect(
+            f"round {server_round}",
+            f"the model of round {server_round - 1} is kept",
+            replies,
+            mean,
+            lambda member, reply: _checked(reply, expected),
+        )
+        self._move(server_round, mean.finish(), counted)
+        return _array_record(self.parameters), None
+
+    def _move(self, server_round: int, update: NDArray[np.float64], counted: int) -> None:
+        """Move the model along a mean update of so many partners."""
+        self._optimiser.step(torch.from_numpy(update.astype(np.float32)))
+        if not self.parameters.isfinite().all():
+            raise IntegrityError(
+                f"round {server_round}: the global model is not finite any more; lower the learning rate in the plan"
+            )
+        self._last = RoundRecord(
+            round=server_round,
+            replies=counted,
+            refused=self._job.partners - counted,  # those left out of the roster too
+            update_norm=float(np.linalg.norm(update)),
+            seconds=0.0,
+        )
+
+    def _train_securely(self, server_round: int, grid: Grid, secure: SecureJob, rounds: SecureRounds) -> None:
+        """One round in which only the sum is seen; a void one leaves the model as it is and uses up its number."""
+        job = self._job
+        layout = training_layout(
+            secure.plan,
+            job.layout.size,
+            secure.training,
+            partners=len(secure.desk.pins.partners),
+            people=secure.largest_partner,
+        )
+        inputs = {"parameters": self.parameters.numpy()}
+        try:
+            total = self._ask_securely(grid, secure, rounds, "training", server_round, layout, inputs, secure.training)
+        except VoidRoundError as error:
+            _LOG.warning("round %d is void: %s", server_round, error)
+            self._void_in_a_row += 1
+            if self._void_in_a_row >= _VOID_ROUNDS_IN_A_ROW:
+                raise UnavailableError(
+                    f"{error}; {self._void_in_a_row} rounds in a row are void and the model is as it was before them: "
+                    "bring the partners back and resume the run"
+                ) from error
+            self._last = RoundRecord(round=server_round, replies=0, refused=job.partners, update_norm=0.0, seconds=0.0)
+            return
+        self._void_in_a_row = 0
+        self._move(server_round, self._mean(server_round, secure, layout, total), len(total.survivors))
+        self._last = replace(self._last, steps=_steps_of(total))
+
+    def _mean(
+        self, server_round: int, secure: SecureJob, layout: SecureLayout, total: SecureSum
+    ) -> NDArray[np.float64]:
+        """The mean update that a sum stands for, shape (D,)."""
+        section = layout.sections[0]
+        summed = total.sums[section.name].astype(np.float64) * section.scale
+        if secure.training is None or secure.plan.privacy.mode != "distributed":
+            return summed / float(total.sums[WEIGHT][0])
+        privacy = secure.plan.privacy
+        there = sum(member.people for member in self._members if member.partner in total.survivors)
+        rate = privacy.learning_rate * privacy.learning_rate_factor(server_round)
+        return summed * (-rate / (privacy.sampling_rate * there))
+
+    def _ask_securely(
+        self,
+        grid: Grid,
+        secure: SecureJob,
+        rounds: SecureRounds,
+        purpose: str,
+        number: int,
+        layout: SecureLayout,
+        inputs: Mapping[str, Vector],
+        mechanism: SampledGaussian | None,
+    ) -> SecureSum:
+        terms = round_terms(
+            secure.plan,
+            secure.vocabulary,
+            purpose=purpose,
+            number=number,
+            layout=layout,
+            inputs=inputs,
+            mechanism=mechanism,
+        )
+        total = rounds.collect(
+            grid,
+            self._members,
+            terms,
+            purpose=purpose,
+            number=number,
+            inputs=inputs,
+            timeout_seconds=self._job.replies.timeout_seconds,
+        )
+        for reason in total.reasons:
+            _LOG.warning("%s %d: %s", purpose, number, reason)
+        return total
+
+    def _collect(
+        self,
+        what: str,
+        kept: str,
+        replies: Iterable[Message],
+        mean: OrderedMean,
+        check: Callable[[Member, Message], FloatVector],
+    ) -> int:
+        """Check every answer, add the good ones to `mean` and return how many they are.
+
+        Raises:
+            UnavailableError: If too few answers count; every reason is named.
+        """
+        members = by_node(self._members)
         counted: set[str] = set()
         reasons: list[str] = []
         silent = {member.partner for member in self._members}
@@ -150,34 +314,21 @@ class CheckedStrategy(Strategy):
                 continue
             silent.remove(member.partner)
             try:
-                mean.add(member.partner, _checked(reply, expected))
+                mean.add(member.partner, check(member, reply))
                 counted.add(member.partner)
             except SilhouetteError as error:
                 mean.pass_over(member.partner)
                 reasons.append(f"{member.partner}: {error}")
         reasons += [f"{partner}: no answer" for partner in sorted(silent)]
         for reason in reasons:
-            _LOG.warning("round %d: %s", server_round, reason)
+            _LOG.warning("%s: %s", what, reason)
         if len(counted) < self._job.replies.minimum:
             raise UnavailableError(
-                f"round {server_round}: expected at least {self._job.replies.minimum} valid "
+                f"{what}: expected at least {self._job.replies.minimum} valid "
                 f"answers, got {len(counted)} ({'; '.join(reasons)}); "
-                f"the model of round {server_round - 1} is kept: resume the run"
+                f"{kept}: resume the run"
             )
-        update = mean.finish()
-        self._optimiser.step(torch.from_numpy(update.astype(np.float32)))
-        if not self.parameters.isfinite().all():
-            raise IntegrityError(
-                f"round {server_round}: the global model is not finite any more; lower the learning rate in the plan"
-            )
-        self._last = RoundRecord(
-            round=server_round,
-            replies=len(counted),
-            refused=self._job.partners - len(counted),  # those left out of the roster too
-            update_norm=float(np.linalg.norm(update)),
-            seconds=0.0,
-        )
-        return _array_record(self.parameters), None
+        return len(counted)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -200,7 +351,7 @@ class CheckedStrategy(Strategy):
         """
         job = self._job
         first = self._resume()
-        if first <= job.schedule.rounds:
+        if first <= job.schedule.rounds or self._left_to_count():
             self._members, left_out = build_roster(
                 grid,
                 run=job.run,
@@ -213,19 +364,19 @@ class CheckedStrategy(Strategy):
             for reason in left_out:
                 _LOG.warning("left out: %s", reason)
             self.summary()
+        rounds = None if job.secure is None else SecureRounds(job.run, job.secure.desk)
+        for statistic in self._left_to_count():
+            self._count(statistic, grid, rounds)
         for number in range(first, job.schedule.rounds + 1):
             started = time.monotonic()
-            arrays = _array_record(self.parameters)
-            messages = self.configure_train(number, arrays, ConfigRecord(), grid)
-            replies = grid.send_and_receive(messages, timeout=job.replies.timeout_seconds)
-            self.aggregate_train(number, replies)
-            record = RoundRecord(
-                round=number,
-                replies=self._last.replies,
-                refused=self._last.refused,
-                update_norm=self._last.update_norm,
-                seconds=time.monotonic() - started,
-            )
+            if job.secure is not None and rounds is not None:
+                self._train_securely(number, grid, job.secure, rounds)
+            else:
+                arrays = _array_record(self.parameters)
+                messages = self.configure_train(number, arrays, ConfigRecord(), grid)
+                replies = grid.send_and_receive(messages, timeout=job.replies.timeout_seconds)
+                self.aggregate_train(number, replies)
+            record = replace(self._last, seconds=time.monotonic() - started)
             self._records.append(record)
             # Told before it is kept: a kill in between runs and tells the round again, and none goes untold.
             job.on_round(record, self.parameters)
@@ -234,8 +385,111 @@ class CheckedStrategy(Strategy):
         result.arrays = _array_record(self.parameters)
         return result
 
+    @property
+    def _prior(self) -> Tensor:
+        """The prior of the statistics so far, shape (P,): zeros before there is one, nothing without statistics."""
+        counting = self._job.counting
+        if counting is None:
+            return torch.zeros(0)
+        return self._released.get("prior", torch.zeros(counting.prior_size))
+
+    def _left_to_count(self) -> tuple[StatisticName, ...]:
+        """Statistics of the plan that are not released yet, in their order."""
+        counting = self._job.counting
+        if counting is None:
+            return ()
+        names: tuple[StatisticName, ...] = ("popularity", "transitions")
+        return tuple(name for name in names if getattr(counting.budget, name) and name not in self._released)
+
+    def _count(self, statistic: StatisticName, grid: Grid, rounds: SecureRounds | None) -> None:
+        """Ask everybody for one statistic, keep the sum, and make the prior of what is there."""
+        job, counting = self._job, self._job.counting
+        assert counting is not None  # noqa: S101 - there is something left to count
+        active = self._active() if statistic == "transitions" else np.empty(0, np.int64)
+        secure = job.secure
+        if secure is not None and rounds is not None:
+            total, answers = self._count_securely(statistic, active, grid, secure, rounds)
+        else:
+            total, answers = self._count_openly(statistic, active, grid)
+        self._released[statistic] = torch.from_numpy(total)
+        self._released[f"{statistic}.answers"] = torch.tensor(answers)
+        popularity = self._released_sum("popularity")
+        prior = make_prior(
+            counting.settings,
+            counting.content,
+            popularity,
+            active_items(popularity, counting.settings.active_items),
+            self._released_sum("transitions") if statistic == "transitions" else None,
+        )
+        self._released["prior"] = prior.vector()
+        self._save(0)
+
+    def _count_openly(
+        self, statistic: StatisticName, active: NDArray[np.int64], grid: Grid
+    ) -> tuple[NDArray[np.float64], int]:
+        """The sum of everybody's noised sums, and of how many they are."""
+        job = self._job
+        request = StatisticRequest(
+            run=job.run, statistic=statistic, plan_digest=job.plan_digest, active=active
+        ).encode()
+        messages = [
+            Message(request, dst_node_id=member.node_id, message_type=_MESSAGE_TYPES[statistic], group_id=statistic)
+            for member in self._members
+        ]
+        replies = grid.send_and_receive(messages, timeout=job.replies.timeout_seconds)
+        mechanism: SampledGaussian = getattr(self._counting.budget, statistic)
+        size = self._counting.size(statistic, len(active))
+        mean = OrderedMean({member.partner: 1.0 for member in self._members})
+        answers = self._collect(
+            statistic,
+            "what was released before is kept",
+            replies,
+            mean,
+            lambda member, reply: _checked_statistic(reply, job, statistic, size, _largest(member, mechanism)),
+        )
+        return mean.finish() * answers, answers
+
+    def _count_securely(
+        self,
+        statistic: StatisticName,
+        active: NDArray[np.int64],
+        grid: Grid,
+        secure: SecureJob,
+        rounds: SecureRounds,
+    ) -> tuple[NDArray[np.float64], int]:
+        """The same sum, without a sight of any partner's.
+
+        Raises:
+            VoidRoundError: If there is none; it cannot be asked for again, since everybody has charged it.
+        """
+        mechanism: SampledGaussian = getattr(self._counting.budget, statistic)
+        size = self._counting.size(statistic, len(active))
+        lattice = PrivacyGrid.of(mechanism.clip_norm, secure.plan.privacy.grid_bits)
+        released = mechanism.on_grid(lattice, size)
+        layout = noised_layout(size, released, lattice, people=secure.largest_partner)
+        total = self._ask_securely(grid, secure, rounds, statistic, 0, layout, {"active": active}, released)
+        (section,) = layout.sections
+        return (total.sums[section.name] * section.scale).astype(np.float64), len(total.survivors)
+
+    @property
+    def _counting(self) -> Counting:
+        if self._job.counting is None:
+            raise ValueError("expected a run with statistics, got one without")
+        return self._job.counting
+
+    def _active(self) -> NDArray[np.int64]:
+        counting = self._job.counting
+        assert counting is not None  # noqa: S101 - transitions are counted
+        return active_items(self._released_sum("popularity"), counting.settings.active_items)
+
+    def _released_sum(self, statistic: StatisticName) -> ReleasedSum:
+        assert self._job.counting is not None  # noqa: S101 - something was counted
+        mechanism: SampledGaussian = getattr(self._job.counting.budget, statistic)
+        answers = int(self._released[f"{statistic}.answers"])
+        return ReleasedSum(self._released[statistic], mechanism.noise_std * math.sqrt(answers / mechanism.shares))
+
     def _resume(self) -> int:
-        path = self._job.checkpoint
+        job, path = self._job, self._job.checkpoint
         checkpoint = read_checkpoint(path) if path is not None else None
         if checkpoint is None:
             return 1
@@ -247,6 +501,13 @@ class CheckedStrategy(Strategy):
             )
         try:
             self._optimiser.restore(checkpoint.tensors)
+            self._released = {
+                name.removeprefix(_RELEASED): tensor
+                for name, tensor in checkpoint.tensors.items()
+                if name.startswith(_RELEASED)
+            }
+            if job.counting is not None and self._prior.shape != (job.counting.prior_size,):
+                raise ValueError("its prior has another shape")
             self._records = [RoundRecord(**record) for record in checkpoint.history]  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
             raise IntegrityError(f"{path}: expected a checkpoint of this model: {error}") from None
@@ -262,7 +523,10 @@ class CheckedStrategy(Strategy):
                 run=self._job.run,
                 plan_digest=self._job.plan_digest,
                 round=number,
-                tensors=self._optimiser.state(),
+                tensors={
+                    **self._optimiser.state(),
+                    **{_RELEASED + name: tensor for name, tensor in self._released.items()},
+                },
                 history=tuple(vars(record) for record in self._records),
             ),
         )
@@ -279,6 +543,25 @@ def _checked(reply: Message, expected: Expectation) -> FloatVector:
         plan_digest=answer.plan_digest,
         update=answer.update,
     )
+
+
+def _checked_statistic(reply: Message, job: Job, statistic: StatisticName, size: int, limit: float) -> FloatVector:
+    if reply.has_error():
+        raise InvalidReplyError(f"error {reply.error.code}: {reply.error.reason}")
+    answer = StatisticReply.decode(reply.content)
+    if answer.statistic != statistic:
+        raise InvalidReplyError(f"expected the {statistic}, got the {answer.statistic}")
+    expected = Expectation(run=job.run, round=0, plan_digest=job.plan_digest, size=size, limit=limit)
+    return check_update(expected, run=answer.run, round_number=0, plan_digest=answer.plan_digest, update=answer.total)
+
+
+def _largest(member: Member, mechanism: SampledGaussian) -> float:
+    """What no honest coordinate passes: twice the declared people, each with the norm in one place, and noise."""
+    return 2 * member.people * mechanism.clip_norm + 12 * mechanism.noise_std
+
+
+def _steps_of(total: SecureSum) -> tuple[dict[str, float | int | str], ...]:
+    return tuple({**vars(cost), "unevenness": total.unevenness} for cost in total.costs)
 
 
 def _array_record(parameters: Tensor) -> ArrayRecord:

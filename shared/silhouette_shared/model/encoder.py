@@ -29,6 +29,9 @@ from silhouette_shared.model.dimensions import (
     running_mean_weights,
 )
 from silhouette_shared.model.histories import GAP_BUCKETS, VALUE_BUCKETS, Batch
+from silhouette_shared.model.prior import ItemPrior, PriorShape
+from silhouette_shared.model.softmax import Prior as Constant
+from silhouette_shared.model.softmax import Scorer
 from silhouette_shared.schema import BEHAVIOURS
 
 
@@ -39,6 +42,7 @@ class Vocabulary:
     categories: Tensor  # (V + 1, G), row 0 is zero
     content: Tensor  # (V + 1, C), row 0 is zero
     attributes: tuple[tuple[str, int], ...]  # name and number of classes
+    prior: PriorShape | None = None  # of what released statistics add to the scores; None adds nothing
 
     @property
     def items(self) -> int:
@@ -52,7 +56,7 @@ class Profile:
 
     vector: Tensor  # (B, L, H)
     weights: Tensor  # (B, L, K) over the dimensions in the encoder's order, sums to one if any is present
-    state: Tensor  # (B, L, H) profile and last event together; scores items
+    state: Tensor  # (B, L, H + F) profile and last event together, then what the prior is asked; scores items
 
 
 def drop(values: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
@@ -154,6 +158,11 @@ class ProfileEncoder(nn.Module):
         self.register_buffer("categories", vocabulary.categories, persistent=False)
         self.register_buffer("content", vocabulary.content, persistent=False)
         content_width, categories = vocabulary.content.shape[1], vocabulary.categories.shape[1]
+        self.prior = vocabulary.prior
+        if self.prior is not None:  # nothing is known yet; `set_prior` fills it
+            columns = self.prior.rank + content_width
+            self.register_buffer("prior_bias", vocabulary.content.new_zeros(items + 1), persistent=False)
+            self.register_buffer("prior_columns", vocabulary.content.new_zeros(items + 1, columns), persistent=False)
 
         self.item = nn.Embedding(items + 1, width)
         self.item_content = nn.Linear(content_width, width, bias=False)
@@ -208,6 +217,27 @@ class ProfileEncoder(nn.Module):
                     module.weight.fill_(1.0)
                     module.bias.zero_()
 
+    @property
+    def prior_size(self) -> int:
+        """Numbers of the prior, which follow the parameters in a model's vector; 0 without one."""
+        content: Tensor = self.get_buffer("content")
+        return 0 if self.prior is None else self.prior.size(len(content) - 1, content.shape[1])
+
+    def set_prior(self, vector: Tensor) -> None:
+        """Take over a prior, shape (P,); nothing of it is trained.
+
+        Raises:
+            ValueError: If it is not a prior of this encoder's shape.
+        """
+        if len(vector) != self.prior_size:
+            raise ValueError(f"expected a prior of {self.prior_size} numbers, got {len(vector)}")
+        if self.prior is None:
+            return
+        content = self.get_buffer("content")
+        prior = ItemPrior.of(vector.to(content), self.prior, len(content) - 1, content.shape[1])
+        self.get_buffer("prior_bias").copy_(prior.bias)
+        self.get_buffer("prior_columns").copy_(prior.columns(content))
+
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Profile:
         """Profiles at every moment of every history.
 
@@ -250,12 +280,46 @@ class ProfileEncoder(nn.Module):
             tokens.append(token)
             present.append(there)
         profile, weights = self.fusion(states, torch.stack(tokens, dim=2), torch.stack(present, dim=2), generator)
-        return Profile(vector=profile, weights=weights, state=self.score_norm(states + profile))
+        state = self.score_norm(states + profile)
+        if self.prior is not None:
+            state = torch.cat([state, self._prior_query(batch.items)], dim=-1)
+        return Profile(vector=profile, weights=weights, state=state)
+
+    def _prior_query(self, items: Tensor) -> Tensor:
+        """Decayed means of the prior's columns over the events so far, (B, L, F); nothing here is trained."""
+        assert self.prior is not None  # noqa: S101 - the caller asked
+        columns = self.get_buffer("prior_columns")[items]  # (B, L, F)
+        lives = (self.prior.half_life, self.prior.content_half_life)
+        parts = columns.split([self.prior.rank, columns.shape[-1] - self.prior.rank], dim=-1)
+        means = [
+            running_mean_weights(items.shape[1], life, part) @ part for life, part in zip(lives, parts, strict=True)
+        ]
+        return torch.cat(means, dim=-1)
 
     def item_scores(self, state: Tensor) -> Tensor:
         """Scores of all items, shape (..., V + 1); column 0 is padding and never a candidate."""
-        scores: Tensor = self.score_item(state) + self.score_content(state) @ self.get_buffer("content").T
+        own, query = state[..., : self.shape.width], state[..., self.shape.width :]
+        scores: Tensor = self.score_item(own) + self.score_content(own) @ self.get_buffer("content").T
+        if self.prior is not None:
+            scores = scores + query @ self.get_buffer("prior_columns").T + self.get_buffer("prior_bias")
         return scores.index_fill(-1, scores.new_zeros(1, dtype=torch.long), -torch.inf)
+
+    @property
+    def scorer(self) -> Scorer:
+        """What item scores are made of, for a loss that never holds more than one tensor of their size."""
+        return Scorer(
+            table=self.score_item.weight, projection=self.score_content.weight, content=self.get_buffer("content")
+        )
+
+    def constant_part(self, state: Tensor) -> Constant | None:
+        """What the prior adds to the scores of states (B, L, H + F), for the same loss; None without a prior."""
+        if self.prior is None:
+            return None
+        return Constant(
+            queries=state[..., self.shape.width :],
+            table=self.get_buffer("prior_columns"),
+            bias=self.get_buffer("prior_bias"),
+        )
 
     def attribute_scores(self, profile: Tensor) -> Sequence[Tensor]:
         """Scores of every attribute's classes from profile vectors (..., H), one tensor each."""

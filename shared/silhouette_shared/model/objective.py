@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from silhouette_shared.errors import UsageError
 from silhouette_shared.model.encoder import ProfileEncoder, at_last
 from silhouette_shared.model.histories import UNKNOWN, Batch
+from silhouette_shared.model.softmax import Tape, next_item_losses
 
 
 def hide_attributes(batch: Batch, chance: float, generator: torch.Generator) -> tuple[Batch, Tensor]:
@@ -27,6 +29,29 @@ def hide_attributes(batch: Batch, chance: float, generator: torch.Generator) -> 
     return replace(batch, attributes=seen), torch.where(hidden, batch.attributes, UNKNOWN)
 
 
+def draw_negatives(items: int, count: int, generator: torch.Generator) -> Tensor | None:
+    """Items that stand for the whole catalogue in one step's softmax, uniformly and without replacement, shape (K,).
+
+    The same for everybody in the step, and drawn independently of all records.
+
+    Args:
+        items: Number of items V.
+        count: How many, K; 0 for the whole catalogue, and then None is returned.
+        generator: On the device of the batch.
+
+    Raises:
+        UsageError: If there are not so many items.
+    """
+    if count == 0:
+        return None
+    if count > items:
+        raise UsageError(
+            f"expected at most {items} negatives, one an item, got {count}; "
+            "lower training.negatives, or set 0 for the whole catalogue"
+        )
+    return torch.randperm(items, generator=generator, device=generator.device)[:count] + 1
+
+
 def person_losses(
     encoder: ProfileEncoder,
     batch: Batch,
@@ -34,11 +59,13 @@ def person_losses(
     attribute_weight: float,
     attribute_masking: float,
     generator: torch.Generator,
+    negatives: Tensor | None = None,
     per_person: bool = False,
+    tape: Tape | None = None,
 ) -> Tensor:
     """Loss of each person, shape (B,).
 
-    Cross-entropy of the next item over the whole catalogue, mean over the person's positions, plus
+    Cross-entropy of the next item over the whole catalogue or over `negatives`, mean over the person's positions, plus
     `attribute_weight` times the sum of the cross-entropies of the attributes that were hidden from this pass.
 
     Args:
@@ -47,14 +74,23 @@ def person_losses(
         attribute_weight: Zero leaves the attribute heads untrained.
         attribute_masking: Chance that a declared attribute is hidden and guessed.
         generator: For hiding and dropout.
-        per_person: Keep a person axis through the scoring head, as per-person clipping needs.
+        negatives: Of `draw_negatives`, shape (K,); one draw serves all virtual batches of a step.
+        per_person: Score through the encoder's modules with a person axis, as engines that hook modules need.
+        tape: Score through the fused softmax with a person axis, and leave on the tape what book-keeping needs.
     """
     visible, truth = hide_attributes(batch, attribute_masking, generator)
     profile = encoder(visible, generator)
-    if per_person:
-        losses = next_item_losses(encoder.item_scores(profile.state), batch.targets)
+    if per_person and tape is None:
+        losses = losses_of_scores(encoder.item_scores(profile.state), batch.targets, negatives)
     else:
-        losses = packed_next_item_losses(encoder, profile.state, batch.targets)
+        losses = next_item_losses(
+            profile.state[..., : encoder.shape.width],
+            encoder.scorer,
+            batch.targets,
+            negatives=negatives,
+            prior=encoder.constant_part(profile.state),
+            tape=tape,
+        )
     if attribute_weight > 0:
         last = at_last(profile.vector, batch.lengths)
         for column, logits in enumerate(encoder.attribute_scores(last)):
@@ -64,23 +100,18 @@ def person_losses(
     return losses
 
 
-def next_item_losses(scores: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy over each person's positions with a target, shape (B,).
+def losses_of_scores(scores: Tensor, targets: Tensor, negatives: Tensor | None = None) -> Tensor:
+    """The next-item losses from scores, the ordinary way: mean over each person's positions with a target, shape (B,).
 
     Args:
-        scores: Shape (B, L, V + 1).
+        scores: Shape (B, L, V + 1), column 0 never a candidate.
         targets: Shape (B, L), 0 where nothing is to be predicted.
+        negatives: As in `person_losses`.
     """
     known = targets > 0
-    chosen = scores.gather(-1, targets.clamp(min=1)[..., None]).squeeze(-1)
-    losses = (scores.logsumexp(-1) - chosen) * known
+    chosen = scores.gather(-1, targets.clamp(min=1)[..., None])  # (B, L, 1)
+    if negatives is not None:
+        others = scores[..., negatives].masked_fill(targets[..., None] == negatives, -torch.inf)
+        scores = torch.cat([chosen, others], dim=-1)
+    losses = (scores.logsumexp(-1) - chosen.squeeze(-1)) * known
     return losses.sum(1) / known.sum(1).clamp(min=1)
-
-
-def packed_next_item_losses(encoder: ProfileEncoder, state: Tensor, targets: Tensor) -> Tensor:
-    """The same losses with scores computed at real positions only; faster, but without a person axis to clip along."""
-    known = targets > 0
-    losses = F.cross_entropy(encoder.item_scores(state[known]), targets[known], reduction="none")
-    owner = torch.arange(len(targets), device=targets.device)[:, None].expand_as(targets)[known]
-    total = losses.new_zeros(len(targets)).index_add(0, owner, losses)
-    return total / known.sum(1).clamp(min=1)

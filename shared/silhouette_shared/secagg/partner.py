@@ -343,6 +343,22 @@ class Partner:
             held.ahead = None
             return self._mask(current, delivery, encoded)
 
+    def check_ahead(self, manifest: bytes, terms: Terms) -> None:
+        """See whether `mask_ahead` would accept this manifest, before a vector is made and charged for it.
+
+        Raises:
+            ForgedError: If it is malformed or not the pinned coordinator's.
+            NotAgreedError: If it is not this partner's next round, or no keys were sent ahead for it.
+        """
+        with self._lock:
+            found, keys = self._checked(manifest, terms), self._ahead
+            if keys is None or found.ahead != keys.context:
+                raise NotAgreedError(
+                    Step.MANIFEST,
+                    "expected a manifest for keys that were sent ahead from here, there are none; take five steps",
+                    COORDINATOR,
+                )
+
     def give_up(self) -> None:
         """Drop the open round and all keys; a later manifest starts a new one."""
         with self._lock:
@@ -367,6 +383,11 @@ class Partner:
             self._round, self._ahead = held.round, held.ahead
 
     def _accept(self, data: bytes, terms: Terms) -> Manifest:
+        found = self._checked(data, terms)
+        self._last_round = found.round
+        return found
+
+    def _checked(self, data: bytes, terms: Terms) -> Manifest:
         found = read(Manifest, data, Step.MANIFEST, COORDINATOR)
         check_manifest(found, self._pins)
         for what, got, own in (
@@ -388,7 +409,6 @@ class Partner:
                 f"expected a round after {self._last_round}, got {found.round}; a round is never answered twice",
                 COORDINATOR,
             )
-        self._last_round = found.round
         return found
 
     def _new_keys(self, context: bytes, threshold: int, number: int) -> _Keys:

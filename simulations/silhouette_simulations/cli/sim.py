@@ -41,6 +41,7 @@ class Mode(StrEnum):
     """Whether partners train with privacy."""
 
     local = "local"
+    distributed = "distributed"
     none = "none"
 
 
@@ -49,6 +50,13 @@ class BackendChoice(StrEnum):
 
     process = "process"
     ray = "ray"
+
+
+class EngineChoice(StrEnum):
+    """How clipped sums over people are computed; both give the same."""
+
+    bookkeeping = "bookkeeping"
+    opacus = "opacus"
 
 
 class DeviceChoice(StrEnum):
@@ -89,6 +97,10 @@ def run_command(
     ] = None,
     epsilon: Annotated[float | None, typer.Option("--epsilon", help="Override the plan's epsilon per partner.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Override the plan's seed.")] = None,
+    secure_aggregation: Annotated[
+        bool,
+        typer.Option("--secure-aggregation", help="Let the coordinator see the partners' sum alone (SA-1)."),
+    ] = False,
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -103,6 +115,10 @@ def run_command(
         BackendChoice,
         typer.Option("--backend", help="Run the Flower apps in this process or on Ray."),
     ] = BackendChoice.process,
+    engine: Annotated[
+        EngineChoice,
+        typer.Option("--engine", help="Clipped sums by one-pass book-keeping, or by Opacus' hooks: the same, slower."),
+    ] = EngineChoice.bookkeeping,
     device: DeviceOption = DeviceChoice.auto,
     workers: WorkersOption = None,
     home: HomeOption = None,
@@ -120,6 +136,8 @@ def run_command(
     from silhouette_shared.allocator import keep_freed_memory
 
     changes = _changes(mode, epsilon, seed)
+    if secure_aggregation:
+        changes["aggregation.protocol"] = "sa-1"
     # Before the heavy imports, so that a mistake in the plan is answered at once.
     asked = plan_from(plan_file, changes)
     keep_freed_memory()
@@ -133,7 +151,7 @@ def run_command(
         folder, plan = existing_run_folder(resume, None if plan_file is None else asked, changes)
     dataset = dataset_for(plan, silhouette_home(home))
     check_fits(plan, dataset)
-    machine = machine_for(backend.value, device.value, workers)
+    machine = machine_for(backend.value, device.value, workers, engine.value)
     if folder is None:
         require_space(out, estimated_bytes(plan, dataset), option="--out")
         folder = new_run_folder(out, plan)
@@ -190,7 +208,7 @@ def dataset_for(plan: Plan, home: Path) -> Dataset:
     return datasets.load(plan.data.dataset, home=home)
 
 
-def machine_for(backend: str, device: str, workers: int | None) -> Machine:
+def machine_for(backend: str, device: str, workers: int | None, engine: str = "bookkeeping") -> Machine:
     """Choose the device once, and how many partners train beside each other."""
     import os
 
@@ -209,4 +227,5 @@ def machine_for(backend: str, device: str, workers: int | None) -> Machine:
         backend="ray" if backend == "ray" else "process",
         device=torch.device(chosen),
         workers=workers or default,
+        engine="opacus" if engine == "opacus" else "bookkeeping",
     )

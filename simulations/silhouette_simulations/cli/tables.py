@@ -46,8 +46,16 @@ def _privacy(privacy: Mapping[str, Any]) -> str:
         f"privacy: epsilon {privacy['epsilon']:.2f} at delta {privacy['delta']:g} for every partner "
         f"({privacy['accountant']}; {privacy['accountants']['rdp']:.2f} by rdp), "
         f"mode {privacy['mode']}, unit {privacy['unit']}",
-        f"noise multiplier {privacy['noise_multiplier']:.3f}, clip {privacy['clip_norm']:g}, "
-        f"sampling rate {privacy['sampling_rate']:g}, {privacy['steps']} steps",
-        privacy["warning"],
     ]
+    lines += [
+        f"{name}: one release, noise multiplier {part['noise_multiplier']:.3f}"
+        for name, part in (privacy.get("statistics") or {}).items()
+        if part is not None
+    ]
+    if privacy["steps"]:
+        lines.append(
+            f"training: noise multiplier {privacy['noise_multiplier']:.3f}, clip {privacy['clip_norm']:g}, "
+            f"sampling rate {privacy['sampling_rate']:g}, {privacy['steps']} steps"
+        )
+    lines.append(privacy["warning"])
     return "\n".join(lines)

@@ -16,10 +16,10 @@ from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.histories import Batch
 from silhouette_shared.model.objective import (
     hide_attributes,
-    next_item_losses,
-    packed_next_item_losses,
+    losses_of_scores,
     person_losses,
 )
+from silhouette_shared.model.softmax import next_item_losses
 
 
 def training_batch(rows: list[int] | None = None) -> Batch:
@@ -66,8 +66,8 @@ def test_the_loss_is_the_mean_of_minus_log_of_the_next_items_share_over_ones_own
     batch, model = training_batch(), encoder(scale=10.0)
     scores = model.item_scores(model(batch).state)
     for found in (
-        next_item_losses(scores, batch.targets),
-        packed_next_item_losses(model, model(batch).state, batch.targets),
+        losses_of_scores(scores, batch.targets),
+        next_item_losses(model(batch).state, model.scorer, batch.targets),
     ):
         for row in range(7):
             own = [

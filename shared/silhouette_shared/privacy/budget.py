@@ -1,0 +1,119 @@
+"""What a private run spends on what: its plan's budget, divided into mechanisms before anything is released."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from silhouette_shared.config import Plan
+from silhouette_shared.privacy.accounting import calibrate
+from silhouette_shared.privacy.grid import Grid
+from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_shared.privacy.modes import honest_survivors
+
+STATISTIC_NORM = 1.0
+"""L2 norm of one person's part of a statistic."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Everything one private run releases, in the order in which it is released; None is not released."""
+
+    popularity: SampledGaussian | None
+    transitions: SampledGaussian | None
+    training: SampledGaussian | None
+
+    @property
+    def statistics(self) -> tuple[SampledGaussian, ...]:
+        """What is released before the training."""
+        return tuple(part for part in (self.popularity, self.transitions) if part is not None)
+
+    @property
+    def parts(self) -> dict[str, SampledGaussian]:
+        """What is released, by its name."""
+        named = {"popularity": self.popularity, "transitions": self.transitions, "training": self.training}
+        return {name: part for name, part in named.items() if part is not None}
+
+    @property
+    def spending(self) -> tuple[SampledGaussian, ...]:
+        """Everything, for the accountants."""
+        return (*self.statistics, *(() if self.training is None else (self.training,)))
+
+
+def budget_of(plan: Plan) -> Budget | None:
+    """Divide the budget of a plan; None in mode `none`, which spends nothing.
+
+    A release of everybody with share s of the budget has 1 / sqrt(s) times the noise that it would have alone, because
+    Gaussian releases add up as 1 / noise^2. Training is calibrated beside what the statistics take.
+
+    Raises:
+        UsageError: If the statistics leave too little for the training.
+    """
+    if plan.privacy.mode == "none":
+        return None
+    popularity, transitions = _statistics(plan)
+    if plan.privacy.rounds == 0:
+        return Budget(popularity, transitions, None)
+    beside = tuple(part for part in (popularity, transitions) if part is not None)
+    return Budget(popularity, transitions, training_of(plan, beside=beside))
+
+
+def training_of(
+    plan: Plan,
+    *,
+    beside: Sequence[SampledGaussian],
+    people_bound: int | None = None,
+    size: int | None = None,
+) -> SampledGaussian:
+    """The mechanism of a plan's private training, calibrated to what the plan's epsilon and delta leave.
+
+    Args:
+        plan: With privacy and rounds.
+        beside: What the same budget also pays.
+        people_bound: A public bound on the partner's people, from which the batch cap follows; None takes no cap.
+        size: Coordinates of the model, from which the grid's effect follows; None leaves the grid out.
+
+    Raises:
+        UsageError: If no noise keeps the promise.
+    """
+    privacy = plan.privacy
+    return calibrate(
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        sampling_rate=privacy.sampling_rate,
+        steps=privacy.steps,
+        clip_norm=privacy.clip_norm,
+        beside=beside,
+        people_bound=people_bound,
+        grid=None if size is None else Grid.of(privacy.clip_norm, privacy.grid_bits),
+        size=size or 0,
+        shares=shares_of(plan),
+    )
+
+
+def shares_of(plan: Plan) -> int:
+    """Into how many the noise is divided: one in mode `local`, as many as are sure to be honest and there else."""
+    return honest_survivors(plan.partition.partners) if plan.privacy.mode == "distributed" else 1
+
+
+def _statistics(plan: Plan) -> tuple[SampledGaussian | None, SampledGaussian | None]:
+    settings = plan.statistics
+    together = settings.popularity_share + settings.transition_share
+    if together == 0:
+        return None, None
+    alone = calibrate(
+        epsilon=plan.privacy.epsilon,
+        delta=plan.privacy.delta,
+        sampling_rate=1.0,
+        steps=1,
+        clip_norm=STATISTIC_NORM,
+        shares=shares_of(plan),
+    )
+    scale = together if plan.privacy.rounds == 0 else 1.0
+    return _part(alone, settings.popularity_share / scale), _part(alone, settings.transition_share / scale)
+
+
+def _part(alone: SampledGaussian, share: float) -> SampledGaussian | None:
+    """What takes a share of the budget that `alone` takes whole."""
+    if share == 0:
+        return None
+    return replace(alone, noise_multiplier=alone.noise_multiplier / math.sqrt(share))

@@ -1,0 +1,187 @@
+"""A disk that is full or fails at a charge: nothing is released, and the next start is clean."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.ledgers import ANY, NODE, STEP, Place, charge
+
+from silhouette_client.policy.ledger_store import Ledger, read_chain
+from silhouette_shared.errors import UnavailableError
+
+HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What came of a charge when each of its calls to the disk failed in turn, and of a start."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs a C compiler on Linux; the other tests here need neither")
+    folder = tmp_path_factory.mktemp("faults")
+    shim = folder / "faulty_disk.so"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", shim, HERE / "faulty_disk.c", "-ldl"], check=True, capture_output=True
+    )
+    finished = subprocess.run(
+        [sys.executable, str(HERE / "fault_loop.py"), str(folder)],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+            "LD_PRELOAD": str(shim),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    found: dict[str, Any] = json.loads(finished.stdout)
+    return found
+
+
+@pytest.fixture
+def outcomes(faulty: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = faulty["charges"]
+    return found
+
+
+@pytest.mark.parametrize(("kind", "least"), [("sync", 4), ("write", 4), ("truncate", 1)])
+def test_a_charge_survives_no_failing_call(outcomes: list[dict[str, Any]], kind: str, least: int) -> None:
+    failed = [outcome for outcome in outcomes if outcome["kind"] == kind and outcome["fired"]]
+    assert len(failed) >= 2 * least  # with two errors each: the faults did reach the database and the witness
+    assert [outcome for outcome in failed if outcome["released"]] == []
+    assert all("mend" in outcome["message"] or "free some" in outcome["message"] for outcome in failed)
+
+
+def test_without_a_fault_the_same_loop_releases(outcomes: list[dict[str, Any]]) -> None:
+    untouched = [outcome for outcome in outcomes if not outcome["fired"]]
+    assert len(untouched) == 6  # each kind and error was counted up to its last call
+    assert all(outcome["released"] and outcome["charged"] for outcome in untouched)
+
+
+def test_a_start_makes_sure_of_the_names_of_its_files(faulty: dict[str, Any]) -> None:
+    # SQLite flushes the journal's folder at each charge and ignores a failure. The names are there since the start.
+    assert "Input/output error" in faulty["start"]
+
+
+# Without a compiler and without root
+
+
+def in_a_child(work: Callable[[], None]) -> None:
+    """Run something whose limits must not reach the test run."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException as error:  # noqa: BLE001 - the parent tells
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def charge_until_it_fails(ledger: Ledger, first: int = 1) -> tuple[int, str]:
+    """The first round that was refused by the disk, and why."""
+    for number in range(first, first + 500):
+        try:
+            receipt = ledger.charge(charge(number))
+        except UnavailableError as error:
+            return number, str(error)
+        receipt.redeem(STEP)
+    raise AssertionError("the disk never failed")
+
+
+def test_a_file_that_may_not_grow_stops_the_charge(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.open().close()
+
+    def work() -> None:
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        with place.open() as ledger:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (place.path.stat().st_size + 8192, most))
+            number, message = charge_until_it_fails(ledger)
+            assert "nothing was released" in message, message
+            with pytest.raises(UnavailableError, match="open it again"):
+                ledger.charge(charge(number + 1))
+        with place.open() as ledger:  # still no room, but everything that was charged is there
+            assert ledger.head.sequence == 2 + number - 1
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        with place.open() as ledger:
+            ledger.charge(charge(number)).redeem(STEP)
+
+    in_a_child(work)
+    assert place.witness.head(NODE) == read_chain(place.path).head
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a small disk; the test above needs none")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
+
+
+def test_a_full_disk_stops_the_charge_and_the_next_start_is_clean(tmp_path: Path, small_disk: Path) -> None:
+    place = Place(tmp_path)
+    place.path = small_disk / "ledger.sqlite"
+    place.key = place.path.with_suffix(".key")
+    with place.open() as ledger:
+        number, message = charge_until_it_fails(ledger)
+        assert "free some" in message
+        assert number > 10
+    with place.open() as ledger:  # the disk is still full
+        assert ledger.head.sequence == 2 + number - 1
+        again, message = charge_until_it_fails(ledger, number)
+        assert again == number
+    subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
+    with place.open() as ledger:
+        ledger.charge(charge(number)).redeem(STEP)
+    assert place.witness.head(NODE) == read_chain(place.path).head
+
+
+def test_a_witness_whose_disk_is_full_stops_the_release(tmp_path: Path, small_disk: Path) -> None:
+    place = Place(tmp_path)
+    place.witness = type(place.witness)(small_disk)
+    with place.open() as ledger:
+        ledger.charge(charge(1)).redeem(STEP)
+        (small_disk / "filler").write_bytes(bytes(4096))
+        with pytest.raises(OSError, match="No space left"):
+            (small_disk / "more").write_bytes(bytes(65536))
+        number, message = charge_until_it_fails(ledger, 2)
+        assert "No space left on device" in message
+        (small_disk / "more").unlink()
+        (small_disk / "filler").unlink()
+        ledger.charge(charge(number + 1)).redeem(STEP)
+    place.open().close()
+
+
+def test_a_ledger_does_not_begin_on_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
+    place = Place(tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "filler").write_bytes(bytes(65536 + 1))
+    with pytest.raises(UnavailableError, match=r"No space left|full"):
+        Ledger.open(small_disk / "ledger.sqlite", node=NODE, limits=ANY, witness=place.witness)
+    (small_disk / "filler").unlink()
+    with Ledger.open(small_disk / "ledger.sqlite", node=NODE, limits=ANY, witness=place.witness) as ledger:
+        ledger.charge(charge(1)).redeem(STEP)
