@@ -212,3 +212,30 @@ def test_without_everybody_there_are_no_keys_ahead() -> None:
     outcome, ahead = house.ahead_round(2, None)
     assert ahead is not None
     assert len(outcome.survivors) == 5
+
+
+def test_a_manifest_can_be_checked_before_its_vector_is_made() -> None:
+    """What `mask_ahead` would refuse, `check_ahead` refuses, and nothing is lost by asking."""
+    house, ahead = steady()
+    partner = house.partners[VICTIM]
+    encoded = house.layout.encode(house.values()[VICTIM])
+    five_steps = house.coordinator(2).open()[VICTIM]
+    later = house.coordinator(3, ahead=AheadKeys(ahead.context, ahead.threshold, 3, ahead.keys)).open()[VICTIM]
+    other = house.coordinator(2, about=terms(purpose="evaluation"), ahead=ahead).open()[VICTIM]
+    leader = house.coordinator(2, ahead=ahead)
+    manifest, delivery = leader.open()[VICTIM], leader.deliveries()[VICTIM]
+    for wrong in (five_steps, later, other):
+        with pytest.raises(NotAgreedError):
+            partner.check_ahead(wrong, terms())
+    with pytest.raises(ForgedError):
+        partner.check_ahead(manifest[:-1] + bytes([manifest[-1] ^ 1]), terms())
+    partner.check_ahead(manifest, terms())
+    assert partner.last_round == 1
+    partner.mask_ahead(manifest, terms(), delivery, encoded)
+    with pytest.raises(NotAgreedError, match="expected a round after 2"):
+        partner.check_ahead(manifest, terms())
+    fresh = House(3)
+    with pytest.raises(NotAgreedError, match="there are none; take five steps"):
+        fresh.partners[VICTIM].check_ahead(
+            fresh.coordinator(1, ahead=AheadKeys(b"a" * 32, 3, 1, ahead.keys)).open()[VICTIM], terms()
+        )
