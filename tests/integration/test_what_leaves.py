@@ -84,7 +84,7 @@ def everything_sent(folder: Path, people: dict[str, Histories], own: Plan, budge
         plan=own,
         vocabulary=words,
         partners=people,
-        declared_people={name: declared_people(len(held), budget) for name, held in people.items()},
+        declared_people={name: declared_people(len(held), counted=budget is None) for name, held in people.items()},
         budget=budget,
         seed_path=("training", "all"),
     )
