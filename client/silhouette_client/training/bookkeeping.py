@@ -348,14 +348,15 @@ class _Table:
         blocks = [_Block(dense, None)]
         if found:
             rows = torch.cat([ids for ids, _ in found], dim=1)  # (N, R)
-            values = found[0][1] if len(found) == 1 else torch.cat([part for _, part in found], dim=1)
+            values = torch.cat([part for _, part in found], dim=1)  # (N, R, H)
             if self._column is None:
                 _add_rows(dense, rows, values)
             else:
                 column = self._column[rows]
-                among = (column >= 0)[..., None]
-                _add_rows(dense, column.clamp(min=0), values * among)
-                blocks.append(self._merged(rows, values.masked_fill(among, 0.0)))
+                person, at = torch.nonzero(column >= 0, as_tuple=True)  # few: candidates are few of all items
+                dense.index_put_((person, column[person, at]), values[person, at], accumulate=True)
+                values[person, at] = 0.0
+                blocks.append(self._merged(rows, values))
         return blocks
 
     def add_to(self, total: Tensor, blocks: list[_Block], factors: Tensor) -> None:
