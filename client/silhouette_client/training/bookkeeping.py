@@ -42,6 +42,10 @@ cache; an accelerator wants larger pieces."""
 _SMALL = 1024
 """Parameters of at most so many coordinates, biases and norms, are treated together."""
 
+_FAR_SMALLER = 2
+"""A person's gradient of a linear layer is not kept if its factors are so many times smaller: the sum then costs another
+product, which is worth it for memory alone."""
+
 _INSTEAD = {
     "MultiheadAttention": "build it from nn.Linear layers and scaled_dot_product_attention",
     "BatchNorm": "use nn.LayerNorm: statistics over a batch put one person's record into another's gradient",
@@ -512,9 +516,9 @@ class _Pass:
             self._keep(layer.bias, gradient.sum(1))
 
     def _multiply(self, parameter: Tensor, given: Tensor, gradient: Tensor) -> None:
-        """A linear layer's weight (O, I): keep the gradients or what they are made of, whichever is smaller."""
-        kept = given.shape[1] * (given.shape[2] + gradient.shape[2])
-        if kept < parameter.numel():
+        """A linear layer's weight (O, I): keep the gradients, or what they are made of where that is far smaller."""
+        factors = given.shape[1] * (given.shape[2] + gradient.shape[2])
+        if _FAR_SMALLER * factors < parameter.numel():
             self.pieces.append(_Product.of(parameter, given, gradient))
         else:
             self._keep(parameter, torch.bmm(gradient.mT, given))
