@@ -58,6 +58,7 @@ def open_job(folder: Path) -> Job:
         partners=len(agreement.partners),
         initial=read_vector(encoder, layout),
         counting=counting_of(plan, agreement.vocabulary, agreement.budget),
+        training=None if agreement.budget is None else agreement.budget.training,
         checkpoint=folder / "checkpoint.safetensors",
     )
 

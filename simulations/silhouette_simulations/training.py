@@ -117,6 +117,7 @@ def train_together(
         partners=len(partners),
         initial=read_vector(initial, layout),
         counting=counting_of(plan, vocabulary, budget),
+        training=None if budget is None else budget.training,
         checkpoint=folder / "checkpoint.safetensors",
         on_round=on_round,
     )

@@ -93,6 +93,7 @@ class Job:
     partners: int  # that are expected to take part
     initial: Tensor  # (D,)
     counting: Counting | None = None  # None: no statistics
+    training: SampledGaussian | None = None  # whose noise is in the answers; None: no noise
     checkpoint: Path | None = None  # None keeps no state
     on_round: Callable[[RoundRecord, Tensor], None] = field(
         default=lambda record, model: None
@@ -174,15 +175,15 @@ class CheckedStrategy(Strategy):
             lambda member, reply: _checked(reply, expected),
         )
         update = mean.finish()
-        self._optimiser.step(torch.from_numpy(update.astype(np.float32)))
+        self._optimiser.step(torch.from_numpy(update.astype(np.float32)), self._noise_std(server_round, counted))
         if not self.parameters.isfinite().all():
             raise IntegrityError(
                 f"round {server_round}: the global model is not finite any more; lower the learning rate in the plan"
             )
         self._last = RoundRecord(
             round=server_round,
-            replies=counted,
-            refused=self._job.partners - counted,  # those left out of the roster too
+            replies=len(counted),
+            refused=self._job.partners - len(counted),  # those left out of the roster too
             update_norm=float(np.linalg.norm(update)),
             seconds=0.0,
         )
@@ -195,8 +196,8 @@ class CheckedStrategy(Strategy):
         replies: Iterable[Message],
         mean: OrderedMean,
         check: Callable[[Member, Message], FloatVector],
-    ) -> int:
-        """Check every answer, add the good ones to `mean` and return how many they are.
+    ) -> set[str]:
+        """Check every answer, add the good ones to `mean` and return whose they are.
 
         Raises:
             UnavailableError: If too few answers count; every reason is named.
@@ -230,7 +231,16 @@ class CheckedStrategy(Strategy):
                 f"answers, got {len(counted)} ({'; '.join(reasons)}); "
                 f"{kept}: resume the run"
             )
-        return len(counted)
+        return counted
+
+    def _noise_std(self, number: int, counted: set[str]) -> float:
+        """Of each coordinate of the mean update, where a partner takes one plain step a round; 0 without privacy."""
+        mechanism, schedule = self._job.training, self._job.schedule
+        if mechanism is None:
+            return 0.0
+        people = sum(member.people for member in self._members if member.partner in counted)
+        rate = schedule.learning_rate * schedule.learning_rate_factor(number)
+        return rate * mechanism.noise_std * math.sqrt(len(counted)) / (mechanism.sampling_rate * people)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -328,8 +338,8 @@ class CheckedStrategy(Strategy):
             mean,
             lambda member, reply: _checked_statistic(reply, job, statistic, size, _largest(member, mechanism)),
         )
-        self._released[statistic] = torch.from_numpy(mean.finish()) * answers
-        self._released[f"{statistic}.answers"] = torch.tensor(answers)
+        self._released[statistic] = torch.from_numpy(mean.finish()) * len(answers)
+        self._released[f"{statistic}.answers"] = torch.tensor(len(answers))
         popularity = self._released_sum("popularity")
         prior = make_prior(
             counting.settings,
