@@ -160,6 +160,7 @@ def train_together(
         secure=None
         if keys is None
         else secure_job(plan, vocabulary, budget, layout.size, keys.desk(folder / "secure"), max(declared.values())),
+        training=None if budget is None else budget.training,
         checkpoint=folder / "checkpoint.safetensors",
         on_round=on_round,
     )

@@ -113,7 +113,9 @@ def test_the_model_is_the_one_without_secure_aggregation_to_the_precision_of_the
     in_the_open = Consortium(tmp_path / "open", secure_plan("none"), budget)
     securely = Consortium(tmp_path / "secure", secure_plan(), budget)
     one, other = in_the_open.run(), securely.run()
-    layout = training_layout(securely.plan, len(one.parameters), securely.job.secure.training if budget else None, partners=5, people=40)  # type: ignore[union-attr]
+    layout = training_layout(
+        securely.plan, len(one.parameters), securely.job.secure.training if budget else None, partners=5, people=40
+    )  # type: ignore[union-attr]
     # Each of the 5 partners rounds by half a step at most; the sum is divided by the people.
     weight = sum(PEOPLE.values())
     bound = 5 * 0.5 * layout.sections[0].scale / weight
@@ -382,7 +384,9 @@ OTHERS: dict[str, Callable[[Consortium], Consortium]] = {
         one.plan,
         Budget(popularity=None, transitions=None, training=replace(MECHANISM, noise_multiplier=0.01)),
     ),
-    "the sections": lambda one: Consortium(one.folder, one.plan, one.budget, people={"partner-0": histories([4] * 999)}),
+    "the sections": lambda one: Consortium(
+        one.folder, one.plan, one.budget, people={"partner-0": histories([4] * 999)}
+    ),
 }
 
 
