@@ -23,6 +23,7 @@ from silhouette_shared.secagg import Identity, Pins
 from silhouette_shared.wire.agreement import vocabulary_for
 from silhouette_simulations.backend import InProcessGrid
 from silhouette_simulations.nodes import simulated
+from silhouette_simulations.training import declared_people
 
 COORDINATOR = bytes([99]) * 32
 IDENTITIES = {f"partner-{number}": bytes([number + 1]) * 32 for number in range(5)}
@@ -122,7 +123,7 @@ class Consortium:
             vocabulary=vocabulary_for(plan, vocabulary(), budget),
             partners=self.people,
             declared_people={
-                name: -(-len(people) // 10) * 10 if secure or budget is not None else len(people)
+                name: declared_people(len(people), counted=not secure and budget is None)
                 for name, people in self.people.items()
             },
             budget=budget,
