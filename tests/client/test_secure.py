@@ -92,7 +92,9 @@ class Office:
             if until == "advertise":
                 return one
             shares = {n: self.ask(n, number, "share", {"roll": roll}) for n, roll in rolls.items()}
-            parts = {n: {"delivery": d} for n, d in one.shared({n: a.parts["shares"] for n, a in shares.items()}).items()}
+            parts = {
+                n: {"delivery": d} for n, d in one.shared({n: a.parts["shares"] for n, a in shares.items()}).items()
+            }
             begin = {}
         else:
             parts = {n: {"manifest": manifests[n], "delivery": d} for n, d in one.deliveries().items()}

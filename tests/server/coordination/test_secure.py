@@ -113,7 +113,9 @@ def test_the_model_is_the_one_without_secure_aggregation_to_the_precision_of_the
     in_the_open = Consortium(tmp_path / "open", secure_plan("none"), budget)
     securely = Consortium(tmp_path / "secure", secure_plan(), budget)
     one, other = in_the_open.run(), securely.run()
-    layout = training_layout(securely.plan, len(one.parameters), securely.job.secure.training if budget else None, partners=5, people=40)  # type: ignore[union-attr]
+    layout = training_layout(
+        securely.plan, len(one.parameters), securely.job.secure.training if budget else None, partners=5, people=40
+    )  # type: ignore[union-attr]
     # Each of the 5 partners rounds by half a step at most; the sum is divided by the people.
     weight = sum(PEOPLE.values())
     bound = 5 * 0.5 * layout.sections[0].scale / weight
@@ -382,7 +384,9 @@ OTHERS: dict[str, Callable[[Consortium], Consortium]] = {
         one.plan,
         Budget(popularity=None, transitions=None, training=replace(MECHANISM, noise_multiplier=0.01)),
     ),
-    "the sections": lambda one: Consortium(one.folder, one.plan, one.budget, people={"partner-0": histories([4] * 999)}),
+    "the sections": lambda one: Consortium(
+        one.folder, one.plan, one.budget, people={"partner-0": histories([4] * 999)}
+    ),
 }
 
 
@@ -534,7 +538,7 @@ def test_nothing_of_one_partner_is_on_the_wire_in_clear(tmp_path: Path) -> None:
     assert len(updates) == 2
     for name, count in counts.items():
         answers = [one for one in house.wire.passed if one.partner == name and one.answer]
-        assert [step for step in (one.kind.removeprefix("train.") for one in answers)] == ["query.describe", *FIVE]
+        assert [one.kind.removeprefix("train.") for one in answers] == ["query.describe", *FIVE]
         for form in (count.to_bytes(4, "little"), count.to_bytes(8, "big"), f"{count}".encode()):
             assert form not in b"".join(map(_bytes_of, answers))
         assert Description.decode(answers[0].content).people == {4_657: 4_700, 3_571: 3_600}[count]
@@ -568,18 +572,18 @@ def _bytes_of(one: Passed) -> bytes:
 def test_the_same_round_is_not_answered_twice_also_after_a_restart_or_another_run(tmp_path: Path) -> None:
     house = Consortium(tmp_path / "a", secure_plan(), partners=5)
     house.run()
-    again = [
+    again = next(
         Exchange.decode(one.content)
         for one in house.wire.passed
         if one.partner == "partner-0" and one.kind == "train.advertise" and not one.answer
-    ][0]
+    )
     elsewhere = replace(again, run="another run")
     for restart in (False, True):
         if restart:
             house.restart("partner-0")
         with pytest.raises(RefusedError, match="expected the run that this partner knows"):
             house.agent("partner-0").exchange(elsewhere)
-        with pytest.raises(RefusedError, match="a round is never answered twice|previous transcript"):
+        with pytest.raises(RefusedError, match=r"a round is never answered twice|previous transcript"):
             house.agent("partner-0").exchange(again)
 
 
