@@ -538,7 +538,7 @@ def test_nothing_of_one_partner_is_on_the_wire_in_clear(tmp_path: Path) -> None:
     assert len(updates) == 2
     for name, count in counts.items():
         answers = [one for one in house.wire.passed if one.partner == name and one.answer]
-        assert [step for step in (one.kind.removeprefix("train.") for one in answers)] == ["query.describe", *FIVE]
+        assert [one.kind.removeprefix("train.") for one in answers] == ["query.describe", *FIVE]
         for form in (count.to_bytes(4, "little"), count.to_bytes(8, "big"), f"{count}".encode()):
             assert form not in b"".join(map(_bytes_of, answers))
         assert Description.decode(answers[0].content).people == {4_657: 4_700, 3_571: 3_600}[count]
@@ -572,18 +572,18 @@ def _bytes_of(one: Passed) -> bytes:
 def test_the_same_round_is_not_answered_twice_also_after_a_restart_or_another_run(tmp_path: Path) -> None:
     house = Consortium(tmp_path / "a", secure_plan(), partners=5)
     house.run()
-    again = [
+    again = next(
         Exchange.decode(one.content)
         for one in house.wire.passed
         if one.partner == "partner-0" and one.kind == "train.advertise" and not one.answer
-    ][0]
+    )
     elsewhere = replace(again, run="another run")
     for restart in (False, True):
         if restart:
             house.restart("partner-0")
         with pytest.raises(RefusedError, match="expected the run that this partner knows"):
             house.agent("partner-0").exchange(elsewhere)
-        with pytest.raises(RefusedError, match="a round is never answered twice|previous transcript"):
+        with pytest.raises(RefusedError, match=r"a round is never answered twice|previous transcript"):
             house.agent("partner-0").exchange(again)
 
 
