@@ -43,8 +43,8 @@ _SMALL = 1024
 """Parameters of at most so many coordinates, biases and norms, are treated together."""
 
 _FAR_SMALLER = 2
-"""A person's gradient of a linear layer is not kept if its factors are so many times smaller: the sum then costs another
-product, which is worth it for memory alone."""
+"""A person's gradient of a linear layer is not kept if its factors are so many times smaller: the sum then costs
+another product, which is worth it for memory alone."""
 
 _INSTEAD = {
     "MultiheadAttention": "build it from nn.Linear layers and scaled_dot_product_attention",
