@@ -119,7 +119,7 @@ def test_with_privacy_the_document_says_what_was_spent_and_a_second_run_gets_a_n
     assert 3.9 < privacy["epsilon"] <= 4.0
     assert (privacy["delta"], privacy["sampling_rate"], privacy["steps"]) == (1e-5, 0.5, 2)
     assert privacy["noise_multiplier"] > 0
-    assert privacy["accountant"] == "prv"
+    assert privacy["accountant"] == "pld"
     for partner in ("partner-0", "partner-1", "partner-2"):
         assert privacy["partners"][partner]["epsilon"] == privacy["epsilon"]
     assert "not cryptographic" in privacy["warning"].replace("\n", " ")
