@@ -181,6 +181,8 @@ class Agent:
             )
         else:
             name = self._statistic_name(asked.purpose)
+            if asked.round < 0:
+                raise RefusedError(f"expected an attempt from 0 on at {name}, got {asked.round}")
             request = self._statistic_request(asked)
             mechanism, grid, size = self._statistic(name, len(request.active))
             layout = noised_layout(size, mechanism, grid, people=self._terms.largest_partner)
@@ -203,7 +205,7 @@ class Agent:
             private = self._terms.budget is not None
             weight = self._terms.declared_people if private else len(self._histories)
             return encode_update(update, weight, terms.layout)
-        noised = self._counted(self._statistic_name(asked.purpose), self._statistic_request(asked))
+        noised = self._counted(self._statistic_name(asked.purpose), self._statistic_request(asked), asked.round)
         return encode_sum(noised, terms.layout)
 
     @property
@@ -346,7 +348,8 @@ class Agent:
             total=noised.value().cpu().numpy(),
         )
 
-    def _counted(self, statistic: StatisticName, request: StatisticRequest) -> NoisedSum:
+    def _counted(self, statistic: StatisticName, request: StatisticRequest, attempt: int = 0) -> NoisedSum:
+        """A statistic's noised sum; every attempt is a charge of its own, as long as the budget lasts."""
         self._check_plan(request.plan_digest)
         if self._ledger is None:
             raise RefusedError(f"expected a request of the plan, got one for {statistic}, which has no budget in it")
@@ -357,7 +360,7 @@ class Agent:
         receipt = self._ledger.charge(
             Charge(
                 run=request.run,
-                round=0,
+                round=attempt,
                 purpose=statistic,
                 mechanism=released,
                 delta=self._plan.privacy.delta,
@@ -365,7 +368,7 @@ class Agent:
                 model_digest=hashlib.sha256(request.active.tobytes()).hexdigest(),
             )
         )
-        noise = ChargedNoise(receipt, released, self._secrets(0, statistic), grid, size)
+        noise = ChargedNoise(receipt, released, self._secrets(attempt, statistic), grid, size)
         noise.begin()
         if statistic == "popularity":
             clipped = popularity_sum(self._histories, items)

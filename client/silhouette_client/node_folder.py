@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from silhouette_client.agent import Agent, Secrets, Terms, unpredictable
 from silhouette_client.policy.ledger_store import Ledger
 from silhouette_client.policy.witness import FileWitness
-from silhouette_client.secure import Enrolment
+from silhouette_client.secure import Enrolment, RoundMemory
 from silhouette_client.training.engine import EngineName
 from silhouette_shared.config import Plan
 from silhouette_shared.errors import IntegrityError, UsageError
@@ -36,6 +36,8 @@ FOLDER_VARIABLE = "SILHOUETTE_NODES"
 DEVICE_VARIABLE = "SILHOUETTE_DEVICE"
 
 IDENTITY_FILE = "identity.key"
+
+ROUNDS_FILE = "secure-rounds.json"
 
 _ACCOUNTANTS_DIFFER = 0.02  # calibration and admission may ask different ones
 
@@ -164,7 +166,7 @@ def open_agent(folder: Path, index: int, device: torch.device, fittings: Fitting
 def _read_enrolment(folder: Path, pins: Pins) -> Enrolment:
     path = folder / IDENTITY_FILE
     try:
-        return Enrolment(Identity(path.read_bytes()), pins)
+        return Enrolment(Identity(path.read_bytes()), pins, RoundMemory(folder / ROUNDS_FILE))
     except FileNotFoundError:
         raise UsageError(f"{path}: expected this partner's signing key, found none; enrol it again") from None
     except ValueError:

@@ -48,9 +48,10 @@ def make_prior(
     The bias is the logarithm of popularity. Features come from the transitions: what popularity alone would give is
     taken off, the rest is divided by a root of both popularities, and its largest eigenvectors make the features, so
     that two items' features have a large product if people had them close to one another. Only positive eigenvalues
-    count: the scores are a similarity. Where the rest is no larger than its noise there are no features. Content counts
-    as far as the transitions bear it out: its weight is multiplied by how much more often than popularity says two
-    items with equal content are near each other, at most 1.
+    count: the scores are a similarity. Where the rest is no larger than its noise there are no features.
+
+    Content counts as far as the transitions bear it out: its weight is multiplied by how much more often than
+    popularity says two items with equal content are near each other, at most 1.
 
     Args:
         settings: Rank and weights.

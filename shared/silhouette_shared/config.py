@@ -311,8 +311,8 @@ class Statistics:
     statistics divide everything between them in the ratio of their shares.
     """
 
-    popularity_share: float = 0.2  # 0 leaves all statistics out
-    transition_share: float = 0.3  # 0 leaves the transitions out
+    popularity_share: float = 0.3  # 0 leaves all statistics out
+    transition_share: float = 0.4  # 0 leaves the transitions out
     active_items: int = 100  # most popular items between which transitions are counted
     window: int = 20  # events apart at most; a pair counts 1 / distance
     rank: int = 16  # features of an item, from the transitions

@@ -62,17 +62,19 @@ def load_encoder(plan: Plan, vocabulary: Vocabulary, parameters: Tensor, device:
     return encoder.eval()
 
 
-def declared_people(people: int, budget: Budget | None) -> int:
-    """What a partner of a simulation publishes as its size: with privacy its people to two digits, rounded up.
+def declared_people(people: int, *, counted: bool) -> int:
+    """What a partner of a simulation publishes as its size: its people to two digits or to tens, rounded up.
 
-    >>> [declared_people(people, Budget(None, None, None)) for people in (1, 99, 101, 189, 6040)]
-    [1, 99, 110, 190, 6100]
-    >>> declared_people(189, None)
+    Only where neither privacy nor secure aggregation keeps the number from the coordinator may it be `counted`.
+
+    >>> [declared_people(people, counted=False) for people in (1, 99, 101, 189, 6040)]
+    [10, 100, 110, 190, 6100]
+    >>> declared_people(189, counted=True)
     189
     """
-    if budget is None:
+    if counted:
         return people
-    unit = int(10 ** max(0, len(str(people)) - 2))
+    unit = int(10 ** max(1, len(str(people)) - 2))
     return -(-people // unit) * unit
 
 
@@ -133,7 +135,8 @@ def train_together(
     nodes = folder / "nodes"
     keys = _keys(plan, name, partners) if plan.aggregation.protocol == "sa-1" and len(partners) > 1 else None
     pins = None if keys is None else keys.pins
-    declared = {partner.name: declared_people(len(partner), budget) for partner in partners}
+    counted = budget is None and keys is None
+    declared = {partner.name: declared_people(len(partner), counted=counted) for partner in partners}
     write_node_folder(
         nodes,
         plan=plan,

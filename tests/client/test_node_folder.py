@@ -137,7 +137,7 @@ def test_terms_without_an_entry_or_of_another_kind_are_a_failed_check(tmp_path: 
         path.write_text(json.dumps({name: value for name, value in terms.items() if name != key}))
         with pytest.raises(IntegrityError, match="expected a whole"):
             open_agent(tmp_path, 0, CPU, SIMULATED)
-    path.write_text(json.dumps(terms | {"partners": 3}))
+    path.write_text(json.dumps(terms | {"declared_people": 3}))
     with pytest.raises(IntegrityError, match="expected a whole"):
         open_agent(tmp_path, 0, CPU, SIMULATED)
 

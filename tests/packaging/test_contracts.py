@@ -23,6 +23,7 @@ CALCULATING = (
     "silhouette_client.policy.overview",
     "silhouette_client.policy.receipt",
     "silhouette_client.training",
+    "silhouette_server.statistics",
     "silhouette_server.strategy.aggregation",
     "silhouette_server.strategy.optimisers",
     "silhouette_server.strategy.validation",

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -460,14 +461,24 @@ class CheckedStrategy(Strategy):
         """The same sum, without a sight of any partner's.
 
         Raises:
-            VoidRoundError: If there is none; it cannot be asked for again, since everybody has charged it.
+            VoidRoundError: If there is none. Whoever charged for it has spent that; the next attempt is a new charge.
         """
         mechanism: SampledGaussian = getattr(self._counting.budget, statistic)
         size = self._counting.size(statistic, len(active))
         lattice = PrivacyGrid.of(mechanism.clip_norm, secure.plan.privacy.grid_bits)
         released = mechanism.on_grid(lattice, size)
         layout = noised_layout(size, released, lattice, people=secure.largest_partner)
-        total = self._ask_securely(grid, secure, rounds, statistic, 0, layout, {"active": active}, released)
+        attempts = f"{statistic}.attempts"  # void ones; the number is part of the round and of its charges
+        attempt = int(self._released.get(attempts, torch.tensor(0)))
+        try:
+            total = self._ask_securely(grid, secure, rounds, statistic, attempt, layout, {"active": active}, released)
+        except VoidRoundError as error:
+            self._released[attempts] = torch.tensor(attempt + 1)
+            self._save(0)
+            raise VoidRoundError(
+                f"{error}; bring the partners back and resume the run: it asks again, for a charge of its own, "
+                "as far as each partner's budget allows"
+            ) from error
         (section,) = layout.sections
         return (total.sums[section.name] * section.scale).astype(np.float64), len(total.survivors)
 
@@ -508,7 +519,7 @@ class CheckedStrategy(Strategy):
             }
             if job.counting is not None and self._prior.shape != (job.counting.prior_size,):
                 raise ValueError("its prior has another shape")
-            self._records = [RoundRecord(**record) for record in checkpoint.history]  # type: ignore[arg-type]
+            self._records = [_record(line) for line in checkpoint.history]
         except (TypeError, ValueError) as error:
             raise IntegrityError(f"{path}: expected a checkpoint of this model: {error}") from None
         return checkpoint.round + 1
@@ -530,6 +541,11 @@ class CheckedStrategy(Strategy):
                 history=tuple(vars(record) for record in self._records),
             ),
         )
+
+
+def _record(line: Mapping[str, Any]) -> RoundRecord:
+    """A record as a checkpoint has it; TypeError if its fields are others."""
+    return RoundRecord(**{**line, "steps": tuple(line.get("steps", ()))})
 
 
 def _checked(reply: Message, expected: Expectation) -> FloatVector:

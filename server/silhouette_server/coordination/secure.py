@@ -6,9 +6,8 @@ never masked again, and a later round has a new sample, new noise and a new char
 """
 
 import logging
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,26 +15,38 @@ import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from silhouette_server.coordination.checkpoints import write_atomically
 from silhouette_server.coordination.roster import Member
-from silhouette_shared.errors import IntegrityError, SilhouetteError, UnavailableError
+from silhouette_shared.errors import IntegrityError, UnavailableError
 from silhouette_shared.secagg import (
     AbortError,
     AheadKeys,
+    Checked,
     Coordinator,
+    ForgedError,
     Identity,
     Outcome,
     Pins,
+    Step,
     Terms,
     genesis,
     verify_chain,
 )
 from silhouette_shared.secagg.encoding import Integers
-from silhouette_shared.wire.codec import Vector, payload_bytes
+from silhouette_shared.wire.codec import Vector, WireError, payload_bytes
 from silhouette_shared.wire.exchange import Answer, Exchange, ExchangeStep
 
 _LOG = logging.getLogger(__name__)
 
 _BYTE_VALUES = 256
+
+_STEPS: Mapping[ExchangeStep, Step] = {
+    "advertise": Step.ADVERTISE,
+    "share": Step.SHARE,
+    "mask": Step.MASKED,
+    "agree": Step.CONSISTENCY,
+    "unmask": Step.UNMASK,
+}
 
 
 @dataclass(frozen=True)
@@ -127,24 +138,24 @@ class _Open:
             name = names.get(reply.metadata.src_node_id)
             if name is None or name not in asked or name in answers:
                 continue
-            try:
-                if reply.has_error():
-                    raise UnavailableError(f"error {reply.error.code}: {reply.error.reason}")
-                received += payload_bytes(reply.content)
-                answer = Answer.decode(reply.content)
-                if (answer.run, answer.purpose, answer.round, answer.step) != (
-                    self.run,
-                    self.purpose,
-                    self.number,
-                    step,
-                ):
-                    raise IntegrityError("expected an answer to this step, got one to another")
-                answers[name] = answer
-            except SilhouetteError as error:
-                self.reasons[name] = f"{name}, {step}: {error}"
+            if reply.has_error():
+                self.reasons[name] = f"{name}, {step}: error {reply.error.code}: {reply.error.reason}"
+                continue
+            received += payload_bytes(reply.content)
+            answers[name] = self._read(step, name, reply)
         for name in sorted(asked - set(answers)):
             self.reasons.setdefault(name, f"{name}, {step}: no answer")
         return answers, received
+
+    def _read(self, step: ExchangeStep, name: str, reply: Message) -> Answer:
+        """An answer to this step. Another one is no drop-out: the round ends, with the partner named."""
+        try:
+            answer = Answer.decode(reply.content)
+        except WireError as error:
+            raise ForgedError(_STEPS[step], str(error), name) from error
+        if (answer.run, answer.purpose, answer.round, answer.step) != (self.run, self.purpose, self.number, step):
+            raise ForgedError(_STEPS[step], "expected an answer to this step, got one to another", name)
+        return answer
 
 
 class SecureRounds:
@@ -161,7 +172,7 @@ class SecureRounds:
     def __init__(self, run: str, desk: Desk) -> None:
         self._run, self._desk = run, desk
         self._transcripts = _read_transcripts(desk)
-        checked = verify_chain(self._transcripts, desk.pins, run=run) if self._transcripts else ()
+        checked = _verified(desk, self._transcripts, run)
         self._previous = checked[-1].digest if checked else genesis(run)
         self._last = max([_read_last(desk), *(one.round for one in checked)])
         self._told: dict[str, int] = {}  # transcripts that a partner has certainly finished
@@ -245,12 +256,17 @@ class SecureRounds:
                 name: {"manifest": manifests[name], "delivery": delivery}
                 for name, delivery in coordinator.deliveries().items()
             }
-            return asked.ask("mask", parts, missed=self._missed, inputs=inputs)
-        adverts = asked.ask("advertise", _parts("manifest", manifests), missed=self._missed, inputs=inputs)
-        for name in adverts:
-            self._told[name] = len(self._transcripts)
+            return self._told_by(asked.ask("mask", parts, missed=self._missed, inputs=inputs))
+        adverts = self._told_by(
+            asked.ask("advertise", _parts("manifest", manifests), missed=self._missed, inputs=inputs)
+        )
         shares = asked.ask("share", _parts("roll", coordinator.advertised(_part("advertise", adverts))))
         return asked.ask("mask", _parts("delivery", coordinator.shared(_part("shares", shares))))
+
+    def _told_by(self, answers: dict[str, Answer]) -> dict[str, Answer]:
+        """Who answers has finished what it was sent; who does not may have been restarted and gets all of it again."""
+        self._told = dict.fromkeys(answers, len(self._transcripts))
+        return answers
 
     def _missed(self, name: str) -> tuple[bytes, ...]:
         return tuple(self._transcripts[self._told.get(name, 0) :])
@@ -277,7 +293,7 @@ class SecureRounds:
 
     def _finish(self, outcome: Outcome) -> None:
         if self._desk.folder is not None:
-            _write_whole(_transcript_path(self._desk.folder, len(self._transcripts) + 1), outcome.transcript)
+            write_atomically(_transcript_path(self._desk.folder, len(self._transcripts) + 1), outcome.transcript)
         self._transcripts.append(outcome.transcript)
         self._previous = outcome.digest
 
@@ -308,18 +324,46 @@ def _transcript_path(folder: Path, count: int) -> Path:
 
 
 def _read_transcripts(desk: Desk) -> list[bytes]:
-    """All transcripts there; the first gap ends them."""
-    found: list[bytes] = []
-    while desk.folder is not None and (path := _transcript_path(desk.folder, len(found) + 1)).exists():
-        found.append(path.read_bytes())
-    return found
+    """All transcripts there, oldest first.
+
+    Raises:
+        IntegrityError: If one is missing among them.
+    """
+    if desk.folder is None:
+        return []
+    found = sorted(desk.folder.glob("*.transcript"))
+    for count, path in enumerate(found, start=1):
+        expected = _transcript_path(desk.folder, count)
+        if path != expected:
+            raise IntegrityError(f"{expected}: expected the transcript of a secure round, found none; restore it")
+    return [path.read_bytes() for path in found]
+
+
+def _verified(desk: Desk, transcripts: Sequence[bytes], run: str) -> tuple[Checked, ...]:
+    """The chain of transcripts; IntegrityError naming the file that breaks it."""
+    try:
+        return verify_chain(transcripts, desk.pins, run=run)
+    except AbortError as error:
+        count = next(
+            count for count in range(1, len(transcripts) + 1) if not _verifies(desk, transcripts[:count], run)
+        )
+        place = "transcript" if desk.folder is None else _transcript_path(desk.folder, count)
+        raise IntegrityError(f"{place}: expected the record of a secure round of this run: {error}; restore it") from error
+
+
+def _verifies(desk: Desk, transcripts: Sequence[bytes], run: str) -> bool:
+    try:
+        verify_chain(transcripts, desk.pins, run=run)
+    except AbortError:
+        return False
+    return True
 
 
 def _read_last(desk: Desk) -> int:
     if desk.folder is None or not (path := desk.folder / "last-round").exists():
         return 0
-    text = path.read_text(encoding="ascii", errors="replace").strip()
-    if not text.isdecimal():
+    text = path.read_bytes()
+    if not (text.endswith(b"\n") and text[:-1].isdigit()):
         raise IntegrityError(f"{path}: expected the number of the last secure round, got something else; restore it")
     return int(text)
 
@@ -327,14 +371,5 @@ def _read_last(desk: Desk) -> int:
 def _write_last(desk: Desk, number: int) -> None:
     """Written before the round begins: a number is never used twice, also after a crash."""
     if desk.folder is not None:
-        _write_whole(desk.folder / "last-round", f"{number}\n".encode())
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+        desk.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(desk.folder / "last-round", f"{number}\n".encode())

@@ -62,13 +62,16 @@ class Exchange:
             raise WireError(f"expected the arrays {sorted(_INPUTS)} at most, got {sorted(inputs)}")
         config, arrays = from_records(records, {**_FIELDS, "missed": list}, {name: _INPUTS[name] for name in inputs})
         step, parts = _parts(config["step"], config["names"], config["parts"], _ASKED)
+        missed = tuple(_bytes(config["missed"]))
+        if "manifest" not in parts and (inputs or missed):
+            raise WireError("expected inputs and transcripts beside a manifest alone, got some in a later step")
         return cls(
             run=str(config["run"]),
             purpose=str(config["purpose"]),
             round=int(str(config["round"])),
             step=step,
             parts=parts,
-            missed=tuple(_bytes(config["missed"])),
+            missed=missed,
             inputs=arrays,
         )
 
