@@ -23,6 +23,8 @@ CALCULATING = (
     "silhouette_client.policy.overview",
     "silhouette_client.policy.receipt",
     "silhouette_client.training",
+    "silhouette_client.audit.measures",
+    "silhouette_client.audit.people",
     "silhouette_server.statistics",
     "silhouette_server.strategy.aggregation",
     "silhouette_server.strategy.optimisers",
