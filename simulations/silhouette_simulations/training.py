@@ -82,7 +82,7 @@ def declared_people(people: int, *, counted: bool) -> int:
     """
     if counted:
         return people
-    unit = 10 ** max(1, len(str(people)) - 2)
+    unit: int = 10 ** max(1, len(str(people)) - 2)
     return -(-people // unit) * unit
 
 
