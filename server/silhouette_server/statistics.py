@@ -48,8 +48,10 @@ def make_prior(
     The bias is the logarithm of popularity. Features come from the transitions: what popularity alone would give is
     taken off, the rest is divided by a root of both popularities, and its largest eigenvectors make the features, so
     that two items' features have a large product if people had them close to one another. Only positive eigenvalues
-    count: the scores are a similarity. Content counts as far as the transitions bear it out: its weight is multiplied
-    by how much more often than popularity says two items with equal content are near each other, at most 1.
+    count: the scores are a similarity. Where the rest is no larger than its noise there are no features.
+
+    Content counts as far as the transitions bear it out: its weight is multiplied by how much more often than
+    popularity says two items with equal content are near each other, at most 1.
 
     Args:
         settings: Rank and weights.
@@ -70,7 +72,8 @@ def make_prior(
     if transitions is not None:
         rows = torch.from_numpy(active)
         excess, expected, lift = _excess(transitions.values, masses[rows])
-        features[rows] = _features(excess, masses[rows], settings.rank, settings.transition_weight)
+        if _power(excess) > transitions.noise_std**2:
+            features[rows] = _features(excess, masses[rows], settings.rank, settings.transition_weight)
         described = (content - mean)[rows]
         agreement = _agreement(excess, expected, lift, described @ described.T)
     return ItemPrior(
@@ -89,15 +92,21 @@ def _excess(values: Tensor, masses: Tensor) -> tuple[Tensor, Tensor, float]:
     return counts - factor * expected, expected, factor
 
 
+def _power(excess: Tensor) -> float:
+    """Mean square of the pairs."""
+    count = len(excess)
+    return float(excess.square().sum()) / (count * (count - 1))
+
+
 def _features(excess: Tensor, masses: Tensor, rank: int, weight: float) -> Tensor:
     """Features (M, rank) whose products are the excess over a root of the popularities; columns may be zero."""
-    scale = masses**-_FLATTENING
+    scale = masses.pow(-_FLATTENING)
     values, vectors = torch.linalg.eigh(scale[:, None] * excess * scale)  # ascending
     kept = min(rank, len(masses))
     strength = values.flip(0)[:kept].clamp(min=0.0)
     found = vectors.flip(1)[:, :kept] * strength.sqrt()
     spread = math.sqrt(float((found @ found.T).square().mean()))
-    features = found.new_zeros(len(masses), rank)
+    features: Tensor = found.new_zeros(len(masses), rank)
     if spread > 0:
         features[:, :kept] = found * math.sqrt(weight / spread)
     return features

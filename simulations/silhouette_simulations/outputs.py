@@ -15,9 +15,12 @@ from silhouette_client.profiles.build import ProfileBatch, build_profiles
 from silhouette_server.coordination.checkpoints import write_atomically
 from silhouette_shared.config import Plan, RowName, plan_document
 from silhouette_shared.model.encoder import ProfileEncoder
+from silhouette_shared.model.pairs import pair_count
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.accounting import curve, epsilons
 from silhouette_shared.privacy.budget import Budget, shares_of
+from silhouette_shared.privacy.grid import Grid
+from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.privacy.statement import Facts, Release, privacy_statement
 from silhouette_simulations.rows import (
     CUTOFF,
@@ -98,7 +101,7 @@ def write_outputs(
     )
     privacy = privacy_document(plan, world, budget)
     folder.write_json("privacy.json", privacy)
-    statement = privacy_statement(statement_facts(plan, budget))
+    statement = privacy_statement(statement_facts(plan, world, budget))
     folder.write_json("privacy-statement.json", statement.document)
     folder.write_text("privacy-statement.md", statement.markdown)
     folder.write_csv("rounds.csv", ROUND_COLUMNS, _with_epsilon(rounds, privacy))
@@ -169,14 +172,29 @@ def _curve(plan: Plan, budget: Budget) -> list[dict[str, float]]:
     return [{"round": point, "epsilon": value} for point, (_, value) in zip(points, spent, strict=True)]
 
 
-def statement_facts(plan: Plan, budget: Budget | None) -> Facts:
+def released_mechanisms(plan: Plan, world: World, budget: Budget) -> dict[str, SampledGaussian]:
+    """What a run's budget pays, by name, each on the integer grid of what it releases."""
+    items = len(world.catalogue.items)
+    sizes = {
+        "popularity": items + 1,
+        "transitions": pair_count(min(plan.statistics.active_items, items)),
+        "training": Layout.of(ProfileEncoder(plan.model, world.vocabulary, plan.data.history_length)).size,
+    }
+    return {
+        name: part.on_grid(Grid.of(part.clip_norm, plan.privacy.grid_bits), sizes[name])
+        for name, part in budget.parts.items()
+    }
+
+
+def statement_facts(plan: Plan, world: World, budget: Budget | None) -> Facts:
     """What the privacy statement of a simulated run rests on."""
+    mechanisms = {} if budget is None else released_mechanisms(plan, world, budget)
     return Facts(
         run=plan.name,
         plan_digest=plan.digest,
         software=f"silhouette-simulations {version('silhouette-simulations')}",
         mode=plan.privacy.mode,
-        releases=() if budget is None else tuple(Release(name, part) for name, part in budget.parts.items()),
+        releases=tuple(Release(name, mechanism) for name, mechanism in mechanisms.items()),
         delta=plan.privacy.delta,
         partners=plan.partition.partners,
         steps_a_round=plan.privacy.local_steps,

@@ -82,7 +82,7 @@ def declared_people(people: int, *, counted: bool) -> int:
     """
     if counted:
         return people
-    unit: int = 10 ** max(1, len(str(people)) - 2)
+    unit = int(10 ** max(1, len(str(people)) - 2))
     return -(-people // unit) * unit
 
 
@@ -168,6 +168,7 @@ def train_together(
         secure=None
         if keys is None
         else secure_job(plan, vocabulary, budget, layout.size, keys.desk(folder / "secure"), max(declared.values())),
+        training=None if budget is None else budget.training,
         checkpoint=folder / "checkpoint.safetensors",
         on_round=on_round,
     )

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-from tests.people import ANY_BUDGET, LENGTHS, MECHANISM, agent, encoder, histories, only, plan, vocabulary
+from tests.people import (
+    ANY_BUDGET,
+    DECLARED_PEOPLE,
+    MECHANISM,
+    agent,
+    encoder,
+    histories,
+    only,
+    plan,
+    training_budget,
+    vocabulary,
+)
 
 from silhouette_client import agent as agent_module
 from silhouette_client.agent import Agent, Terms
 from silhouette_client.policy.ledger_store import Ledger
 from silhouette_client.training.release import PlainUpdate, PrivateUpdate
+from silhouette_client.training.statistics import popularity_sum, transition_sum
+from silhouette_shared.config import Statistics
 from silhouette_shared.errors import RefusedError
+from silhouette_shared.model.prior import PriorShape
 from silhouette_shared.model.vector import Layout, read_vector
+from silhouette_shared.privacy.budget import Budget
+from silhouette_shared.privacy.grid import Grid
 from silhouette_shared.privacy.ledger import Charge, Limits
+from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.randomness import ReproducibleSource
-from silhouette_shared.wire import DescribeRequest, TrainReply, TrainRequest
-from silhouette_shared.wire.messages import FloatVector
+from silhouette_shared.wire import DescribeRequest, StatisticRequest, TrainReply, TrainRequest
+from silhouette_shared.wire.messages import FloatVector, StatisticName
 
 MODEL = read_vector(encoder(), Layout.of(encoder())).numpy()
 REQUEST = TrainRequest(run="r", round=2, plan_digest=plan().digest, parameters=MODEL)
@@ -31,7 +48,7 @@ modes = pytest.mark.parametrize("mechanism", [None, MECHANISM], ids=["plain", "p
 def test_it_describes_itself_by_name_people_plan_and_layout(mechanism: Any) -> None:
     description = agent(mechanism=mechanism).describe(DescribeRequest(run="r", plan_digest="whatever"))
     assert description.run == "r"
-    assert (description.partner, description.people) == ("partner-0", len(LENGTHS))
+    assert (description.partner, description.people) == ("partner-0", DECLARED_PEOPLE)
     assert description.plan_digest == plan().digest
     assert description.layout_digest == Layout.of(encoder()).digest
 
@@ -104,7 +121,8 @@ def test_a_round_is_charged_with_its_mechanism_and_model_before_it_is_trained(mo
         asked.train(REQUEST)
     (charge,) = [entry.content for entry in ledger.entries if isinstance(entry.content, Charge)]
     assert (charge.run, charge.round, charge.purpose, charge.delta) == ("r", 2, "training", plan().privacy.delta)
-    assert charge.mechanism.after(4) == replace(MECHANISM, rounding=charge.mechanism.rounding)
+    grid = Grid.of(MECHANISM.clip_norm, plan().privacy.grid_bits)
+    assert charge.mechanism.after(4) == MECHANISM.on_grid(grid, len(MODEL))
     assert charge.mechanism.steps == plan().privacy.local_steps
     assert charge.mechanism.rounding > 0
     assert charge.model_digest == hashlib.sha256(MODEL.tobytes()).hexdigest()
@@ -119,13 +137,13 @@ def test_a_spent_budget_refuses_the_round_and_nothing_is_trained(monkeypatch: py
 
 
 def test_private_training_without_a_ledger_is_a_mistake_of_the_program() -> None:
-    with pytest.raises(ValueError, match="expected a ledger to charge private training to, got none"):
+    with pytest.raises(ValueError, match="expected a ledger to charge private releases to, got none"):
         Agent(
             partner="p",
             histories=histories(),
             vocabulary=vocabulary(),
             plan=plan(),
-            terms=Terms(mechanism=MECHANISM),
+            terms=Terms(budget=training_budget(MECHANISM), declared_people=DECLARED_PEOPLE),
             randomness=ReproducibleSource(0),
         )
 
@@ -138,7 +156,7 @@ def test_a_partner_draws_its_secrets_from_the_operating_system_unless_told_other
                 histories=histories(),
                 vocabulary=vocabulary(),
                 plan=plan(),
-                terms=Terms(mechanism=MECHANISM),
+                terms=Terms(budget=training_budget(MECHANISM), declared_people=DECLARED_PEOPLE),
                 randomness=ReproducibleSource(0),
                 ledger=Ledger.in_memory(ANY_BUDGET),
             )
@@ -204,3 +222,86 @@ def test_what_was_sent_is_a_message_that_decodes() -> None:
     reply = agent(mechanism=MECHANISM).train(REQUEST)
     again = TrainReply.decode(reply.encode())
     assert np.array_equal(again.update, reply.update)
+
+
+ONCE = SampledGaussian.once(noise_multiplier=3.0, clip_norm=1.0)
+COUNTED = Budget(popularity=ONCE, transitions=ONCE, training=None)
+COUNTING = plan(privacy=replace(plan().privacy, rounds=0), statistics=Statistics(active_items=5, window=2, rank=2))
+ACTIVE = np.array([4, 1, 9, 17, 20])
+
+
+def counting(ledger: Ledger | None = None) -> Agent:
+    return agent(budget=COUNTED, with_plan=COUNTING, ledger=ledger)
+
+
+def asking(of: StatisticName, **changes: Any) -> StatisticRequest:
+    active = ACTIVE if of == "transitions" else ACTIVE[:0]
+    made = StatisticRequest(run="r", statistic=of, plan_digest=COUNTING.digest, active=active)
+    return replace(made, **changes)
+
+
+@pytest.mark.parametrize("statistic", get_args(StatisticName))
+def test_a_count_is_charged_once_and_noised_in_every_place(statistic: StatisticName) -> None:
+    ledger = Ledger.in_memory(ANY_BUDGET)
+    asked = counting(ledger)
+    reply = asked.count(statistic, asking(statistic))
+    bare = (
+        popularity_sum(histories(), 20)
+        if statistic == "popularity"
+        else transition_sum(histories(), torch.from_numpy(ACTIVE), 2, 20)
+    ).vector.numpy()
+    assert reply.total.shape == bare.shape
+    assert 1.0 < np.abs(reply.total - bare).std() < 6.0
+    assert len(set(reply.total.tolist())) == len(bare)  # item 0 and pairs that nobody has are noised too
+    (charge,) = [entry.content for entry in ledger.entries if isinstance(entry.content, Charge)]
+    grid = Grid.of(1.0, COUNTING.privacy.grid_bits)
+    assert (charge.round, charge.purpose, charge.mechanism) == (0, statistic, ONCE.on_grid(grid, len(bare)))
+    with pytest.raises(RefusedError, match="round 0"):
+        asked.count(statistic, asking(statistic))
+
+
+def test_a_statistic_that_the_budget_does_not_have_is_refused() -> None:
+    for asked in (agent(), agent(mechanism=MECHANISM)):
+        with pytest.raises(RefusedError, match="got one for popularity, which has no budget in it"):
+            asked.count("popularity", asking("popularity", plan_digest=plan().digest))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"plan_digest": "q"}, "install the same plan on both sides"),
+        ({"statistic": "popularity"}, "expected a request for transitions, got one for popularity"),
+        ({"active": ACTIVE[:4]}, "expected 5 active items, got 4"),
+        ({"active": np.array([4, 1, 9, 17, 21])}, "expected different active items from 1 to 20, got others"),
+        ({"active": np.array([4, 1, 9, 17, 0])}, "expected different active items from 1 to 20, got others"),
+        ({"active": np.array([4, 1, 9, 17, 4])}, "expected different active items from 1 to 20, got others"),
+    ],
+)
+def test_a_count_that_the_plan_does_not_have_is_refused_and_not_charged(changes: dict[str, Any], message: str) -> None:
+    ledger = Ledger.in_memory(ANY_BUDGET)
+    with pytest.raises(RefusedError, match=message):
+        counting(ledger).count("transitions", asking("transitions", **changes))
+    assert not [entry for entry in ledger.entries if isinstance(entry.content, Charge)]
+
+
+def test_a_partner_whose_budget_is_all_counted_trains_no_round_even_without_noise() -> None:
+    words = replace(vocabulary(), prior=PriorShape.of(COUNTING.statistics))
+    made = encoder(words)
+    model = np.concatenate([MODEL, np.zeros(made.prior_size, np.float32)])
+    request = replace(REQUEST, plan_digest=COUNTING.digest, round=1, parameters=model)
+    with pytest.raises(RefusedError, match="expected a round from 1 to 0, got 1"):
+        counting().train(request)
+
+
+def test_a_model_without_its_prior_or_with_a_bad_one_is_refused() -> None:
+    own = plan(statistics=COUNTING.statistics)
+    asked = agent(budget=replace(COUNTED, training=MECHANISM), with_plan=own)
+    prior = encoder(replace(vocabulary(), prior=PriorShape.of(own.statistics))).prior_size
+    request = replace(REQUEST, plan_digest=own.digest)
+    with pytest.raises(RefusedError, match=f"expected a model of {len(MODEL) + prior} parameters, got shape"):
+        asked.train(request)
+    negative = np.concatenate([MODEL, np.full(prior, -1.0, np.float32)])
+    with pytest.raises(RefusedError, match="expected a content weight of at least 0, got a negative one"):
+        asked.train(replace(request, parameters=negative))
+    whole = np.concatenate([MODEL, np.zeros(prior, np.float32)])
+    assert asked.train(replace(request, parameters=whole)).update.shape == MODEL.shape

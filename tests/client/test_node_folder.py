@@ -13,7 +13,7 @@ import pytest
 import torch
 from flwr.app import Context, RecordDict
 from tests.client.test_agent import MODEL
-from tests.people import MECHANISM, agent, histories, only, plan, vocabulary
+from tests.people import MECHANISM, agent, histories, only, plan, training_budget, vocabulary
 
 from silhouette_client.agent import Agent
 from silhouette_client.node_folder import (
@@ -46,7 +46,8 @@ def write(folder: Path, mechanism: SampledGaussian | None = None) -> Path:
         plan=plan(),
         vocabulary=vocabulary(),
         partners=PEOPLE,
-        mechanism=mechanism,
+        declared_people=dict.fromkeys(PEOPLE, 10),
+        budget=training_budget(mechanism),
         seed_path=("training",),
     )
     return folder
@@ -136,7 +137,7 @@ def test_terms_without_an_entry_or_of_another_kind_are_a_failed_check(tmp_path: 
         path.write_text(json.dumps({name: value for name, value in terms.items() if name != key}))
         with pytest.raises(IntegrityError, match="expected a whole"):
             open_agent(tmp_path, 0, CPU, SIMULATED)
-    path.write_text(json.dumps(terms | {"partners": 3}))
+    path.write_text(json.dumps(terms | {"declared_people": 3}))
     with pytest.raises(IntegrityError, match="expected a whole"):
         open_agent(tmp_path, 0, CPU, SIMULATED)
 

@@ -135,6 +135,7 @@ def test_the_command_and_its_nouns_are_declared_as_entry_points() -> None:
     assert [point.value for point in scripts] == ["silhouette_shared.cli:main"]
     nouns = importlib.metadata.entry_points(group="silhouette.commands")
     assert {point.name: point.value for point in nouns} == {
+        "audit": "silhouette_client.cli:audit",
         "budget": "silhouette_client.cli:budget",
         "data": "silhouette_simulations.cli:data",
         "plan": "silhouette_shared.plan_commands:plan",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
-from tests.people import MECHANISM, histories, plan, vocabulary
+from tests.people import MECHANISM, histories, plan, training_budget, vocabulary
 
 from silhouette_client.app import make_client_app
 from silhouette_client.node_folder import AgentCache, write_node_folder
@@ -27,7 +27,13 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "job"
     people = {f"partner-{number}": histories(seed=number) for number in range(2)}
     write_node_folder(
-        path, plan=plan(), vocabulary=vocabulary(), partners=people, mechanism=None, seed_path=("training", "federated")
+        path,
+        plan=plan(),
+        vocabulary=vocabulary(),
+        partners=people,
+        declared_people=dict.fromkeys(people, 10),
+        budget=None,
+        seed_path=("training", "federated"),
     )
     return path
 
@@ -58,7 +64,13 @@ def test_without_a_folder_it_says_which_variable_to_set(monkeypatch: pytest.Monk
 def test_a_job_with_privacy_has_the_schedule_of_the_private_training(folder: Path) -> None:
     assert open_job(folder).schedule == plan().training
     write_node_folder(
-        folder, plan=plan(), vocabulary=vocabulary(), partners={}, mechanism=MECHANISM, seed_path=("training", "x")
+        folder,
+        plan=plan(),
+        vocabulary=vocabulary(),
+        partners={},
+        declared_people={},
+        budget=training_budget(MECHANISM),
+        seed_path=("training", "x"),
     )
     assert open_job(folder).schedule == plan().privacy
 

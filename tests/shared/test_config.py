@@ -129,6 +129,7 @@ OTHER_VALUES: dict[str, object] = {
     "model.width": 32,
     "privacy.mode": "none",
     "privacy.optimiser": "adam",
+    "privacy.clipping": "automatic",
     "privacy.delta": 1e-6,
     "evaluation.target": "validation",
     "evaluation.rows": ["ease"],
@@ -220,9 +221,9 @@ REFUSALS: list[tuple[str, object, str]] = [
     ("name.x", 3, "name.x: name is not a table; remove it or correct its spelling"),
     ("nothing.x", 3, "nothing: unknown key"),
 ]
-for table in ("training", "privacy"):
+for table, fewest in (("training", 1), ("privacy", 0)):
     REFUSALS += [
-        (f"{table}.rounds", 0, f"{table}.rounds: expected 1 to 100000 rounds, got 0"),
+        (f"{table}.rounds", -1, f"{table}.rounds: expected {fewest} to 100000 rounds, got -1"),
         (f"{table}.learning_rate", 0, f"{table}.learning_rate: {POSITIVE} 0"),
         (f"{table}.server_learning_rate", -1, f"{table}.server_learning_rate: {POSITIVE} -1"),
         (f"{table}.update_limit", 0, f"{table}.update_limit: {POSITIVE} 0"),
@@ -231,7 +232,11 @@ for table in ("training", "privacy"):
         (f"{table}.warm_up_rounds", -1, f"{table}.warm_up_rounds: expected 0 to below the "),
         (f"{table}.warm_up_rounds", 100_000, f"{table}.warm_up_rounds: expected 0 to below the "),
         (f"{table}.server_momentum", 1, f"{table}.server_momentum: expected a number from 0 to below 1, got 1"),
-        (f"{table}.server_optimiser", "sgd", f"{table}.server_optimiser: input should be 'average', 'momentum' or"),
+        (
+            f"{table}.server_optimiser",
+            "sgd",
+            f"{table}.server_optimiser: input should be 'average', 'momentum', 'adam'",
+        ),
     ]
 
 

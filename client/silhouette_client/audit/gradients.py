@@ -25,7 +25,7 @@ from silhouette_shared.privacy.audit.evidence import Norms
 from silhouette_shared.randomness import ReproducibleSource
 
 _TOGETHER = 8
-_GROUPS = 25
+_GROUPS = 20
 FEWEST = _TOGETHER * _GROUPS
 """People needed, however few of them are examined alone."""
 

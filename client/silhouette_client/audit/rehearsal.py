@@ -8,6 +8,7 @@ one more embedding, read by the engine's own rule for embeddings.
 Steinke, Nasr and Jagielski 2023, section 6, https://arxiv.org/abs/2305.08846 (the white-box canaries).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -120,6 +121,7 @@ def rehearse(
     untouched[: place.start] = untouched[place.stop :] = False
     untouched[place.start + numbers.numpy()] = False
     meter = NoiseMeter(_rows(layout), untouched)
+    noise = mechanism.noise_std / math.sqrt(mechanism.shares)
     scores = np.zeros(len(included))
     samples = []
     try:
@@ -151,7 +153,7 @@ def rehearse(
             _step(optimiser, encoder, layout, released / (mechanism.sampling_rate * len(everybody)))
             alone = released.double().numpy()
             summed = layout.flatten(recorder.last).double().numpy()
-            meter.add(alone / mechanism.noise_std, (alone - summed) / mechanism.noise_std)
+            meter.add(alone / noise, (alone - summed) / noise)
             scores += alone[place][1 : len(included) + 1] / mechanism.clip_norm
             samples.append(torch.cat(drawn).numpy() if drawn else np.zeros(0, dtype=np.int64))
             progress()

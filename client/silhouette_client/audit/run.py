@@ -1,5 +1,7 @@
 """An audit: two partners' rehearsals, single people's gradients and the accountants, to one result."""
 
+import copy
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +18,6 @@ from silhouette_client.training.private import SecretOf
 from silhouette_shared.config import Plan
 from silhouette_shared.errors import UsageError
 from silhouette_shared.model.vector import Layout
-from silhouette_shared.privacy.accounting import calibrate
 from silhouette_shared.privacy.audit.evidence import (
     Canaries,
     DeclaredMechanism,
@@ -25,7 +26,7 @@ from silhouette_shared.privacy.audit.evidence import (
 )
 from silhouette_shared.privacy.audit.gates import AUDITED, UNTOUCHED
 from silhouette_shared.privacy.audit.result import AuditResult, Subject, account, conclude
-from silhouette_shared.privacy.grid import Grid
+from silhouette_shared.privacy.budget import budget_of, training_of
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.randomness import ReproducibleSource, SecureSource
 
@@ -73,6 +74,9 @@ def audit(
 ) -> AuditResult:
     """Audit the production path on a plan's model and mechanism, with made-up people.
 
+    One partner's release is judged by itself. In the mode `distributed` it has a share of the noise, and the claim is
+    what that alone is worth; the whole plan's epsilon stands beside it.
+
     Args:
         plan: Model, objective and mechanism; its data set is not read.
         settings: How long.
@@ -81,10 +85,11 @@ def audit(
         progress: Told the stage and the finished part of it.
 
     Raises:
-        UsageError: If the plan trains without privacy.
+        UsageError: If the plan does not train with privacy.
     """
-    if plan.privacy.mode == "none":
-        raise UsageError("expected a plan with privacy, got privacy.mode = none; there is nothing to audit")
+    budget = budget_of(plan)
+    if budget is None or budget.training is None:
+        raise UsageError("expected a plan that trains with privacy, got one that does not; there is nothing to audit")
     source = ReproducibleSource(settings.seed).child("audit")
     items = max(settings.items, 2 * plan.training.negatives)
     vocabulary = made_up_vocabulary(items, plan.model.content_width, source)
@@ -94,34 +99,30 @@ def audit(
     included = included_canaries(settings.seed, settings.canaries)
     # Besides the canaries' coordinates, as many as are needed to measure the noise to one part in a thousand.
     excluded = int((~included).sum())
-    silent = max(0, -(-UNTOUCHED // settings.steps) - excluded)
-    planned = _planned(plan)
-    played = []
-    encoder = CanaryEncoder(plan, vocabulary, settings.canaries + silent)
-    mechanism = replace(planned, steps=settings.steps)
-    for partner in range(2):
-        encoder = CanaryEncoder(plan, vocabulary, settings.canaries + silent)
-        encoder.initialise(source.child("model").torch_generator())
-        size = Layout.of(encoder).size
-        mechanism = replace(planned, steps=settings.steps).on_grid(
-            Grid.of(plan.privacy.clip_norm, plan.privacy.grid_bits), size
+    coordinates = settings.canaries + max(0, -(-UNTOUCHED // settings.steps) - excluded)
+    first = CanaryEncoder(plan, vocabulary, coordinates)
+    first.initialise(source.child("model").torch_generator())
+    layout = Layout.of(first)
+    planned = training_of(
+        plan, beside=budget.statistics, people_bound=settings.people + int(included.sum()), size=layout.size
+    )
+    mechanism = planned.after(settings.steps)
+    encoders = [copy.deepcopy(first) for _ in range(2)]
+    here, there = (
+        rehearse(
+            encoder,
+            histories,
+            included,
+            plan,
+            mechanism,
+            engine=engine,
+            secret=secret(partner),
+            progress=_counted(f"training of partner {partner + 1} of 2", settings.steps, progress),
         )
-        stage = f"training of partner {partner + 1} of 2"
-        played.append(
-            rehearse(
-                encoder,
-                histories,
-                included,
-                plan,
-                mechanism,
-                engine=engine,
-                secret=secret(partner),
-                progress=_counted(stage, settings.steps, progress),
-            )
-        )
-    here, there = played
+        for partner, encoder in enumerate(encoders)
+    )
     norms = examine(
-        encoder,
+        encoders[0],
         singles,
         plan,
         alone=settings.alone,
@@ -130,35 +131,24 @@ def audit(
         progress=_counted("gradients of single people", settings.alone, progress),
     )
     progress("accounting", 0.0)
-    delta = plan.privacy.delta
+    delta, declared = plan.privacy.delta, _alone(mechanism)
     evidence = Evidence(
-        declared=DeclaredMechanism(
-            noise_multiplier=mechanism.noise_multiplier,
-            sampling_rate=mechanism.sampling_rate,
-            steps=mechanism.steps,
-            clip_norm=mechanism.clip_norm,
-            rounding=mechanism.rounding,
-            delta=delta,
-        ),
+        declared=DeclaredMechanism.of(declared, delta),
         norms=norms,
         noise=here.meter.noise(),
         correlations=correlations(here.meter, there.meter),
         sampling=sampling(here.samples, there.samples, here.people),
         canaries=Canaries(seed=settings.seed, scores=tuple(here.scores.tolist()), kept=kept(plan.privacy, CANARY_NORM)),
-        epsilons={AUDITED: account(mechanism, delta), PLANNED: account(planned, delta)},
+        epsilons={AUDITED: account(declared, delta), PLANNED: account((*budget.statistics, planned), delta)},
     )
-    return conclude(_subject(plan, Layout.of(encoder), engine), evidence)
+    progress("accounting", 1.0)
+    return conclude(_subject(plan, layout, engine), evidence)
 
 
-def _planned(plan: Plan) -> SampledGaussian:
-    privacy = plan.privacy
-    return calibrate(
-        epsilon=privacy.epsilon,
-        delta=privacy.delta,
-        sampling_rate=privacy.sampling_rate,
-        steps=privacy.steps,
-        clip_norm=privacy.clip_norm,
-    )
+def _alone(mechanism: SampledGaussian) -> SampledGaussian:
+    """What one partner's release is by itself: where the noise is made up of shares, it has one of them."""
+    share = mechanism.noise_multiplier / math.sqrt(mechanism.shares)
+    return replace(mechanism, noise_multiplier=share, shares=1)
 
 
 def _counted(stage: str, total: int, progress: Callable[[str, float], None]) -> Callable[[], None]:

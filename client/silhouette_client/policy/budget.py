@@ -6,7 +6,7 @@ entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import TypeAlias
@@ -53,6 +53,7 @@ class Budget:
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self._runs: dict[str, _Steps] = {}
         self._plans: dict[str, str] = {}
+        self._foreseen: dict[str, tuple[Limits, _Steps]] = {}  # the most that was found to fit, by run
         self._days: dict[date, tuple[FloatVector, _Steps]] = {}
         self._limits: Limits | None = None
         self._filter_order: int | None = None
@@ -106,36 +107,73 @@ class Budget:
 
         Raises:
             BudgetRefusedError: With the figures: spent before, with this charge, and the limit.
+            UsageError: If caps and arithmetic of the mechanisms take all of delta.
         """
-        if charge.delta > limits.delta:
+        self.foresee(charge.run, charge.plan_digest, (charge.mechanism,), charge.delta, today, limits)
+
+    def foresee(
+        self,
+        run: str,
+        plan_digest: str,
+        spending: Sequence[SampledGaussian],
+        delta: float,
+        today: date,
+        limits: Limits,
+    ) -> None:
+        """Make sure that several charges of one run fit every limit together.
+
+        What fits is remembered: a part of it fits as well, and the tight accountant is asked once.
+
+        Args:
+            run: Of all of them.
+            plan_digest: Of the run.
+            spending: Their mechanisms, not counted yet.
+            delta: At which the plan states its epsilon.
+            today: Not before the newest entry.
+            limits: Those that hold now.
+
+        Raises:
+            BudgetRefusedError: With the figures: spent before, with all of these, and the limit.
+            UsageError: If caps and arithmetic of the mechanisms take all of delta.
+        """
+        if delta > limits.delta:
             raise BudgetRefusedError(
-                f"expected a delta of at most {limits.delta:g}, got {charge.delta:g}; lower it in the plan",
-                Reason.delta,
+                f"expected a delta of at most {limits.delta:g}, got {delta:g}; lower it in the plan", Reason.delta
             )
-        plan = self._plans.get(charge.run, charge.plan_digest)
-        if plan != charge.plan_digest:
+        plan = self._plans.get(run, plan_digest)
+        if plan != plan_digest:
             raise BudgetRefusedError(
-                f"expected run {charge.run} to follow plan {plan[:12]}, got {charge.plan_digest[:12]}; start another "
-                "run for another plan",
+                f"expected run {run} to follow plan {plan[:12]}, got {plan_digest[:12]}; start another run for "
+                "another plan",
                 Reason.other_plan,
             )
-        if limits.epsilon_per_run is not None:
-            steps = dict(self._runs.get(charge.run, {}))
-            _add_to(steps, charge.mechanism)
-            asked = _bounded(_spending(steps), limits)
-            if asked > limits.epsilon_per_run:
-                raise _over(
-                    f"run {charge.run}", self.run_epsilon(charge.run, limits), asked, limits.epsilon_per_run, limits
-                )
-        if limits.epsilon_per_year is not None:
-            total, steps = self._year(today)
-            _add_to(steps, charge.mechanism)
-            total = total + divergences(charge.mechanism)
-            asked = self._filter(limits, charge.mechanism).epsilon(_spending(steps), total)
-            if asked > limits.epsilon_per_year:
-                raise _over(
-                    "the last 365 days", self.year_epsilon(today, limits), asked, limits.epsilon_per_year, limits
-                )
+        self._check_run(run, spending, limits)
+        self._check_year(spending, today, limits)
+
+    def _check_run(self, run: str, spending: Sequence[SampledGaussian], limits: Limits) -> None:
+        if limits.epsilon_per_run is None:
+            return
+        steps = dict(self._runs.get(run, {}))
+        for mechanism in spending:
+            _add_to(steps, mechanism)
+        known_limits, fitting = self._foreseen.get(run, (limits, {}))
+        if known_limits == limits and all(fitting.get(one, 0) >= count for one, count in steps.items()):
+            return
+        asked = _bounded(_spending(steps), limits)
+        if asked > limits.epsilon_per_run:
+            raise _over(f"run {run}", self.run_epsilon(run, limits), asked, limits.epsilon_per_run, limits)
+        self._foreseen[run] = (limits, steps)
+
+    def _check_year(self, spending: Sequence[SampledGaussian], today: date, limits: Limits) -> None:
+        if limits.epsilon_per_year is None:
+            return
+        total, steps = self._year(today)
+        for mechanism in spending:
+            _add_to(steps, mechanism)
+            total = total + divergences(mechanism)
+        asked = self._filter(limits, spending[0]).epsilon(_spending(steps), total)
+        if asked > limits.epsilon_per_year:
+            raise _over("the last 365 days", self.year_epsilon(today, limits), asked, limits.epsilon_per_year, limits)
 
     def forecast(
         self, limits: Limits, *, mechanism: SampledGaussian, rounds: int, delta: float, today: date
@@ -233,7 +271,7 @@ def _over(what: str, spent: float, asked: float, limit: float, limits: Limits) -
     by_run = what.startswith("run ")
     return BudgetRefusedError(
         f"expected at most epsilon {limit:g} at delta {limits.delta:g} for {what}, got {spent:.4g} spent and "
-        f"{asked:.4g} with this charge; "
+        f"{asked:.4g} with what is asked; "
         + ("end the run here" if by_run else "wait until older charges leave the year (`silhouette budget show`)"),
         Reason.run_limit if by_run else Reason.year_limit,
     )

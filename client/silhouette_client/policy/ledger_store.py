@@ -48,6 +48,7 @@ from silhouette_shared.privacy.ledger import (
     Record,
     check_node,
 )
+from silhouette_shared.privacy.mechanism import SampledGaussian
 
 LEDGER_NAME = "ledger.sqlite"
 """Of the ledger in a node's home; its key lies beside it with the suffix `.key`."""
@@ -199,6 +200,27 @@ class Ledger:
                 head = self._append(charge)
             self._witness.publish(self._node, head)
         return Receipt(LEDGER_ONLY, charge=charge, head=head, confirm=lambda: self._confirm(head))
+
+    def foresee(self, run: str, plan_digest: str, spending: Sequence[SampledGaussian], delta: float) -> None:
+        """Refuse a run before its first round if the whole of it does not fit.
+
+        Nothing is written and nothing set aside: each round is charged as it comes. What was found to fit here is not
+        computed again then, which saves the tight accountant at each of the last rounds.
+
+        Args:
+            run: Its name.
+            plan_digest: SHA-256 of its plan, in hex.
+            spending: Everything that is still to be charged: statistics, all steps of the training, metrics.
+            delta: At which the plan states its epsilon.
+
+        Raises:
+            BudgetRefusedError: With the figures.
+            UsageError: If nothing is to be charged.
+        """
+        if not spending:
+            raise UsageError("expected what a run is going to charge, got nothing; name its mechanisms")
+        with self._usable(), self._writing():
+            self._budget.foresee(run, plan_digest, spending, delta, self._today(), self.limits)
 
     def introduce(self, witness: Witness) -> None:
         """Show this ledger to a witness that has never seen its node, write that down, and use it from now on.
@@ -544,6 +566,11 @@ def _explained(place: str) -> Iterator[None]:
     """Turn SQLite's failures into what to do."""
     try:
         yield
+    except UnicodeDecodeError:  # SQLite quotes a damaged table in its message, and Python cannot read that
+        raise IntegrityError(
+            f"{place}: expected a whole ledger, got a damaged one; stop the node, keep these files, and put back the "
+            "newest copy of the ledger"
+        ) from None
     except sqlite3.Error as error:
         # The low byte is the kind; the rest says where it happened. Text that is no UTF-8 comes without a code.
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF

@@ -26,6 +26,7 @@ class Price:
 
     Args:
         mechanism: Of the private training.
+        beside: Of the statistics that the same budget pays.
         delta: Of the plan, for every epsilon here.
         accountants: Epsilon by accountant.
         parts: Where delta goes.
@@ -41,6 +42,7 @@ class Price:
     """
 
     mechanism: SampledGaussian
+    beside: tuple[SampledGaussian, ...]
     delta: float
     accountants: dict[str, float]
     parts: Split
@@ -114,6 +116,7 @@ def price_plan(
     per_coordinate = None if expected is None else mechanism.noise_std / mechanism.clip_norm / expected
     return Price(
         mechanism=mechanism,
+        beside=beside,
         delta=privacy.delta,
         accountants=accountants,
         parts=split(everything, privacy.delta, accountants["pld"]),
@@ -153,6 +156,7 @@ def price_document(plan: Plan, price: Price) -> dict[str, object]:
         "epsilon": price.accountants["pld"],
         "accountants": price.accountants,
         "mechanism": mechanism.describe(),
+        "statistics": [part.describe() for part in price.beside],
         "delta_parts": {
             "accountants": price.parts.formula,
             "batch_cap": price.parts.overflow,

@@ -19,7 +19,7 @@ from silhouette_shared.errors import UsageError
 from silhouette_shared.secagg.aborts import ImpossibleSumError, Step
 from silhouette_shared.secagg.framing import PARTNER_LIMIT, Integer, Number, Real, Record, Text, encode_record, wire
 from silhouette_shared.secagg.keys import digest
-from silhouette_shared.secagg.masking import WORD, Words, check_words
+from silhouette_shared.secagg.masking import CHUNK_WORDS, WORD, Words, check_words
 
 Integers = npt.NDArray[np.int64]
 
@@ -172,13 +172,16 @@ class Layout:
                     "round to the grid first"
                 )
             low, high = section.possible(1)
-            if int(part.min()) < low or int(part.max()) > high:
-                raise UsageError(
-                    f"section {section.name}: expected values from {low} to {high}, got others; "
-                    "nothing is clamped: bound each person before adding up"
-                )
-            # Casting between integers keeps the low 32 bits, which is the ring's representative.
-            words[start : start + section.size] = part.astype(WORD, casting="unsafe")
+            # In pieces that stay in the cache: the vector is read once and not three times.
+            for at in range(0, section.size, CHUNK_WORDS):
+                piece = part[at : at + CHUNK_WORDS]
+                if int(piece.min()) < low or int(piece.max()) > high:
+                    raise UsageError(
+                        f"section {section.name}: expected values from {low} to {high}, got others; "
+                        "nothing is clamped: bound each person before adding up"
+                    )
+                # Casting between integers keeps the low 32 bits, which is the ring's representative.
+                words[start + at : start + at + piece.size] = piece.astype(WORD, casting="unsafe")
             start += section.size
         return Encoded(self, words)
 

@@ -324,21 +324,8 @@ class Partner:
             TooFewError: As `mask`.
         """
         with self._step() as held:
-            keys = held.ahead
             found = self._accept(manifest, terms)
-            if keys is None or keys.step is not Step.MASKED or found.ahead != keys.context:
-                raise NotAgreedError(
-                    Step.MANIFEST,
-                    "expected a manifest for keys that were sent ahead from here, there are none; take five steps",
-                    COORDINATOR,
-                )
-            if (found.round, found.threshold, self._finished) != (keys.round, keys.threshold, keys.round - 1):
-                raise NotAgreedError(
-                    Step.MANIFEST,
-                    "expected the round after the completed one that sent keys ahead, with its threshold, got another; "
-                    "take five steps",
-                    COORDINATOR,
-                )
+            keys = self._keys_for(found, held.ahead)
             current = held.round = _Round(found, manifest_context(found), keys)
             held.ahead = None
             return self._mask(current, delivery, encoded)
@@ -346,18 +333,14 @@ class Partner:
     def check_ahead(self, manifest: bytes, terms: Terms) -> None:
         """See whether `mask_ahead` would accept this manifest, before a vector is made and charged for it.
 
+        Nothing changes by it: a manifest that is refused here leaves the keys where they are.
+
         Raises:
             ForgedError: If it is malformed or not the pinned coordinator's.
             NotAgreedError: If it is not this partner's next round, or no keys were sent ahead for it.
         """
         with self._lock:
-            found, keys = self._checked(manifest, terms), self._ahead
-            if keys is None or found.ahead != keys.context:
-                raise NotAgreedError(
-                    Step.MANIFEST,
-                    "expected a manifest for keys that were sent ahead from here, there are none; take five steps",
-                    COORDINATOR,
-                )
+            self._keys_for(self._checked(manifest, terms), self._ahead)
 
     def give_up(self) -> None:
         """Drop the open round and all keys; a later manifest starts a new one."""
@@ -410,6 +393,23 @@ class Partner:
                 COORDINATOR,
             )
         return found
+
+    def _keys_for(self, found: Manifest, keys: _Keys | None) -> _Keys:
+        """The keys sent ahead for exactly this round."""
+        if keys is None or keys.step is not Step.MASKED or found.ahead != keys.context:
+            raise NotAgreedError(
+                Step.MANIFEST,
+                "expected a manifest for keys that were sent ahead from here, there are none; take five steps",
+                COORDINATOR,
+            )
+        if (found.round, found.threshold, self._finished) != (keys.round, keys.threshold, keys.round - 1):
+            raise NotAgreedError(
+                Step.MANIFEST,
+                "expected the round after the completed one that sent keys ahead, with its threshold, got another; "
+                "take five steps",
+                COORDINATOR,
+            )
+        return keys
 
     def _new_keys(self, context: bytes, threshold: int, number: int) -> _Keys:
         return _Keys(self.name, self._identity, self._pins, context, threshold, number, self._source)

@@ -65,7 +65,7 @@ class Training:
 
 
 def live(folder: Path, life: int, opened: int, *, release_first: bool) -> None:
-    """Train until killed."""
+    """Train until killed; a byte goes into `opened` when the ledger is open and after each round."""
     training = Training()
     releases = os.open(folder / "releases", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     with place_of(folder).open(ANY) as ledger:
@@ -92,14 +92,23 @@ def live(folder: Path, life: int, opened: int, *, release_first: bool) -> None:
             if not release_first:
                 os.write(releases, record(run, number, receipt.head.sequence, receipt.head.hash))
             number += 1
+            os.write(opened, b"1")
 
 
 def record(run: str, number: int, sequence: int, digest: bytes) -> bytes:
     return f"{run} {number} {sequence} {digest.hex()}".ljust(RECORD_BYTES - 1).encode() + b"\n"
 
 
+def read_one(reader: int, life: int) -> float:
+    """Wait for a byte of the child, and say when it came."""
+    if os.read(reader, 1) != b"1":
+        sys.exit(f"life {life} could not open the ledger of {NODE} or ended by itself")
+    return time.monotonic()
+
+
 def main(folder: Path, kills: int, seed: int, *, release_first: bool) -> None:
     draw = random.Random(seed)
+    round_seconds = 0.02
     Ledger.in_memory(ANY).close()  # whatever is imported late is imported now
     for life in range(kills):
         reader, writer = os.pipe()
@@ -112,11 +121,15 @@ def main(folder: Path, kills: int, seed: int, *, release_first: bool) -> None:
                 os._exit(1)  # a child ends by being killed; anything else is a failure
         os.close(writer)
         if draw.random() < 0.8:
-            if os.read(reader, 1) != b"1":
-                sys.exit(f"life {life} could not open the ledger of {NODE}")
-            time.sleep(draw.uniform(0, 0.08))
+            # A few rounds, however long they take on this disk, and then a part of one or two.
+            begun, rounds = read_one(reader, life), draw.randrange(4)
+            for _ in range(rounds):
+                ended = read_one(reader, life)
+                round_seconds = 0.8 * round_seconds + 0.2 * (ended - begun)
+                begun = ended
+            time.sleep(draw.uniform(0, 2 * round_seconds))
         else:
-            time.sleep(draw.uniform(0, 0.04))
+            time.sleep(draw.uniform(0, 0.04))  # while it opens the ledger
         os.close(reader)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)

@@ -18,13 +18,15 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from tests.ledgers import ANY, NODE, START, STEP, Clock, Place, charge, steps
+from tests.ledgers import ANY, NODE, PLAN, START, STEP, Clock, Place, charge, steps
 
 from silhouette_client.policy import ledger_store
 from silhouette_client.policy.ledger_store import Ledger, read_chain
 from silhouette_client.policy.receipt import Receipt
 from silhouette_client.policy.witness import FileWitness, MemoryWitness
 from silhouette_shared.errors import IntegrityError, RefusedError, UnavailableError, UsageError
+from silhouette_shared.privacy import calibrate
+from silhouette_shared.privacy.admission import run_epsilon
 from silhouette_shared.privacy.ledger import BudgetRefusedError, Charge, Head, Limits, Reason
 from silhouette_shared.privacy.mechanism import SampledGaussian
 
@@ -172,7 +174,7 @@ def test_what_is_refused_costs_nothing() -> None:
     ledger = Ledger.in_memory(Limits(epsilon_per_run=3.0, epsilon_per_year=None, delta=1e-5))
     ledger.charge(charge(1, mechanism=steps(10)))
     before = ledger.head
-    with pytest.raises(BudgetRefusedError, match="with this charge"):
+    with pytest.raises(BudgetRefusedError, match="with what is asked"):
         ledger.charge(charge(2, mechanism=steps(10_000)))
     assert ledger.head == before
     ledger.charge(charge(2, mechanism=steps(10)))
@@ -266,6 +268,47 @@ def test_changed_limits_are_written_down_and_hold(place: Place) -> None:
     assert place.witness.head(NODE) == read_chain(place.path).head
 
 
+def test_a_run_that_does_not_fit_is_refused_before_its_first_round(ledger: Ledger) -> None:
+    before = ledger.head
+    ledger.foresee("run-1", PLAN, [steps(10**6)], 1e-5)  # there are no limits here
+    limited = Ledger.in_memory(Limits(epsilon_per_run=3.0, epsilon_per_year=3.5, delta=1e-5))
+    limited.foresee("run-1", PLAN, [steps(20), replace(STEP, noise_multiplier=5.0)], 1e-5)
+    with pytest.raises(BudgetRefusedError, match="with what is asked") as caught:
+        limited.foresee("run-1", PLAN, [steps(20), steps(1000)], 1e-5)
+    assert caught.value.reason is Reason.run_limit
+    limited.charge(charge(1, mechanism=steps(20)))
+    with pytest.raises(BudgetRefusedError, match=r"last 365 days, got .* with what is asked") as caught:
+        limited.foresee("run-2", PLAN, [steps(12), steps(12)], 1e-5)
+    assert caught.value.reason is Reason.year_limit
+    with pytest.raises(UsageError, match="got nothing"):
+        limited.foresee("run-1", PLAN, [], 1e-5)
+    assert ledger.head == before
+    assert len(limited.entries) == 3
+
+
+def test_what_was_foreseen_is_charged_without_asking_again_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = calibrate(epsilon=2.0, delta=1e-5, sampling_rate=0.2, steps=12, clip_norm=1.0)
+    limits = Limits(epsilon_per_run=2.0, epsilon_per_year=None, delta=1e-5)
+    asked: list[object] = []
+
+    def counted(spending: tuple[SampledGaussian, ...], delta: float, limit: float | None) -> float:
+        asked.append(spending)
+        return run_epsilon(spending, delta, limit)
+
+    monkeypatch.setattr("silhouette_client.policy.budget.run_epsilon", counted)
+    ledger = Ledger.in_memory(limits)
+    ledger.foresee("run-1", PLAN, [plan], 1e-5)
+    assert len(asked) == 1
+    for number in range(12):
+        ledger.charge(charge(number, mechanism=plan.after(1)))
+    assert len(asked) == 1
+    with pytest.raises(BudgetRefusedError, match="for run run-1"):
+        ledger.charge(charge(12, mechanism=plan.after(1)))
+    # What was foreseen for one run says nothing about another.
+    with pytest.raises(BudgetRefusedError, match="for run run-2"):
+        ledger.charge(charge(1, run="run-2", mechanism=plan.after(13)))
+
+
 # The key and the files
 
 
@@ -321,6 +364,24 @@ def test_a_ledger_with_another_key_is_refused(place: Place) -> None:
     place.key.write_bytes(bytes(31))
     with pytest.raises(IntegrityError, match="expected 32 bytes, got another length"):
         place.open()
+
+
+def test_a_start_that_was_interrupted_is_taken_up(place: Place) -> None:
+    place.key.write_bytes(bytes(range(32)))  # the key was made, the ledger was not
+    place.key.chmod(0o600)
+    place.path.touch()
+    with place.open() as ledger:
+        ledger.charge(charge(1)).redeem(STEP)
+    assert place.key.read_bytes() == bytes(range(32))
+
+
+def test_a_start_that_no_witness_has_seen_is_shown_to_it_at_the_next(place: Place, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    place.open().close()
+    with place.open(witness=FileWitness(empty)) as ledger:  # nothing was charged yet, so nothing can be hidden
+        ledger.charge(charge(1)).redeem(STEP)
+    assert FileWitness(empty).head(NODE) == read_chain(place.path).head
 
 
 def test_the_ledger_of_another_node_is_refused(place: Place) -> None:

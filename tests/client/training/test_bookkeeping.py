@@ -111,11 +111,10 @@ def rows_of_opacus(model: ProfileEncoder, run: Callable[[], Tensor]) -> Tensor:
     try:
         losses = run()
         losses.sum().backward()
-        parts = [
-            getattr(p, "grad_sample", None) if getattr(p, "grad_sample", None) is not None
-            else p.new_zeros((len(losses), *p.shape))
-            for p in named(model).values()
-        ]  # fmt: skip
+        parts = []
+        for p in named(model).values():
+            found: Tensor | None = getattr(p, "grad_sample", None)
+            parts.append(p.new_zeros((len(losses), *p.shape)) if found is None else found)
         return torch.cat([part.detach().flatten(1) for part in parts], dim=1)
     finally:
         watched.cleanup()
@@ -128,7 +127,8 @@ def rows_of_opacus(model: ProfileEncoder, run: Callable[[], Tensor]) -> Tensor:
 def clipped_sum(rows: Tensor, clip_norm: float, clipping: Clipping = "flat", stability: float = 0.01) -> Tensor:
     norms = rows.double().norm(dim=1, keepdim=True)
     factors = clip_norm / (norms + stability) if clipping == "automatic" else (clip_norm / norms).clamp(max=1.0)
-    return (rows.double() * factors).sum(0)
+    clipped: Tensor = (rows.double() * factors).sum(0)
+    return clipped
 
 
 def flat(sums: dict[str, Tensor]) -> Tensor:
@@ -328,7 +328,7 @@ def test_a_persons_events_a_hundred_times_over_do_not_pass_the_bound() -> None:
     )
     for clipping in ("flat", "automatic"):
         for negatives in (0, 8):
-            case = Case((9,), history=1000, clip_norm=1e-2, clipping=clipping, negatives=negatives)  # type: ignore[arg-type]
+            case = Case((9,), history=1000, clip_norm=1e-2, clipping=clipping, negatives=negatives)
             for record in (people, many):
                 batch = record.training_batch(torch.tensor([0]), case.history, None)
                 model = case.model()
@@ -474,7 +474,7 @@ def test_a_frozen_layer_stays_out_and_stays_frozen() -> None:
     model = case.model()
     model.position.weight.requires_grad_(False)
     model.score_norm.bias.requires_grad_(False)
-    model.blocks[0].expand.weight.requires_grad_(False)
+    named(model)["blocks.0.expand.weight"].requires_grad_(False)
     check_against_autograd(case, model)
     assert not model.position.weight.requires_grad
     assert "position.weight" not in engine_of(case, model).take()
@@ -565,7 +565,8 @@ class Tied(nn.Module):
 
     def losses(self, items: Tensor) -> Tensor:
         scores = self.score(self.norm(self.table(items)))
-        return (scores.logsumexp(-1) - scores[..., 0]).sum(1)
+        found: Tensor = (scores.logsumexp(-1) - scores[..., 0]).sum(1)
+        return found
 
 
 class Bare(nn.Module):
@@ -608,14 +609,14 @@ def test_a_layer_without_an_exact_rule_is_refused_by_name_with_what_to_use_inste
 
 def test_a_parameter_shared_in_another_way_is_refused() -> None:
     model = Tied(nn.Linear(4, 6))
-    model.extra.weight = model.table.weight  # type: ignore[assignment]
+    model.extra.weight = model.table.weight
     with pytest.raises(
         ValueError, match=r"shared by one nn.Embedding and one nn.Linear, got Embedding table.weight and"
     ):
         Bookkeeping(model, clip_norm=1.0)
     other = Tied(nn.Embedding(6, 4))
     other.score.weight = nn.Parameter(torch.zeros(6, 4))
-    other.extra.weight = other.table.weight  # type: ignore[assignment]
+    other.extra.weight = other.table.weight
     with pytest.raises(ValueError, match=r"got Embedding table.weight and Embedding extra.weight; call one layer once"):
         Bookkeeping(other, clip_norm=1.0)
 
@@ -624,13 +625,15 @@ ITEMS = torch.tensor([[1, 2], [3, 4], [5, 1]])
 
 
 def twice(model: Tied, tape: Tape) -> Tensor:
-    return (model.table(ITEMS) + model.table(ITEMS.flip(1))).sum((1, 2))
+    found: Tensor = (model.table(ITEMS) + model.table(ITEMS.flip(1))).sum((1, 2))
+    return found
 
 
 def scored_twice(model: Tied, tape: Tape) -> Tensor:
     states, scorer = model.table(ITEMS), Scorer(model.table.weight, None, None)
     fused = next_item_losses(states, scorer, ITEMS, tape=tape)
-    return fused + model.score(states).logsumexp(-1).sum(1)
+    found: Tensor = fused + model.score(states).logsumexp(-1).sum(1)
+    return found
 
 
 def fused_twice(model: Tied, tape: Tape) -> Tensor:
@@ -640,11 +643,13 @@ def fused_twice(model: Tied, tape: Tape) -> Tensor:
 
 
 def without_people(model: Tied, tape: Tape) -> Tensor:
-    return model.losses(ITEMS) + model.extra(torch.arange(2)).sum() * torch.ones(3)
+    found: Tensor = model.losses(ITEMS) + model.extra(torch.arange(2)).sum() * torch.ones(3)
+    return found
 
 
 def people_second(model: Tied, tape: Tape) -> Tensor:
-    return model.score(model.norm(model.table(ITEMS.T.contiguous()))).logsumexp(-1).sum(0)
+    found: Tensor = model.score(model.norm(model.table(ITEMS.T.contiguous()))).logsumexp(-1).sum(0)
+    return found
 
 
 def fused_without_people(model: Tied, tape: Tape) -> Tensor:
@@ -654,7 +659,8 @@ def fused_without_people(model: Tied, tape: Tape) -> Tensor:
 
 
 def functional_tying(model: Tied, tape: Tape) -> Tensor:
-    return (model.norm(model.table(ITEMS)) @ model.table.weight.T).logsumexp(-1).sum(1)
+    found: Tensor = (model.norm(model.table(ITEMS)) @ model.table.weight.T).logsumexp(-1).sum(1)
+    return found
 
 
 def functional_call(model: Tied, tape: Tape) -> Tensor:
@@ -670,7 +676,8 @@ def penalty(model: Tied, tape: Tape) -> Tensor:
 
 
 def by_name(model: Tied, tape: Tape) -> Tensor:
-    return model.norm(input=model.table(ITEMS)).sum((1, 2))
+    found: Tensor = model.norm(input=model.table(ITEMS)).sum((1, 2))
+    return found
 
 
 def one_loss(model: Tied, tape: Tape) -> Tensor:
@@ -754,7 +761,8 @@ class Shapes(nn.Module):
         states = self.table(ids) + self.few(few)[:, None, None]  # (B, 3, 2, 6)
         states = self.bare(self.norm(states))
         wide = self.two(states).tanh().sum((1, 2, 3))
-        return wide + self.one(states[:, 0, 0]).square().sum(1) + self.three(sides[0]).sin().sum(1)
+        found: Tensor = wide + self.one(states[:, 0, 0]).square().sum(1) + self.three(sides[0]).sin().sum(1)
+        return found
 
 
 def test_layers_on_inputs_of_any_number_of_axes_are_exact() -> None:

@@ -77,8 +77,8 @@ def pull_of(partner: str, people: int, round_number: int, parameters: np.ndarray
     return update
 
 
-def honest(partner: str, people: int, layout_digest: str, plan_digest: str = "p") -> Answers:
-    """A node that does what it is asked."""
+def honest(partner: str, people: int, layout_digest: str, plan_digest: str = "p", size: int | None = None) -> Answers:
+    """A node that does what it is asked; `size` is that of its update, where the model has a prior behind it."""
 
     def answer(message: Message) -> Sequence[Message]:
         if message.metadata.message_type.startswith("query"):
@@ -96,7 +96,7 @@ def honest(partner: str, people: int, layout_digest: str, plan_digest: str = "p"
             run=asked.run,
             round=asked.round,
             plan_digest=asked.plan_digest,
-            update=pull_of(partner, people, asked.round, asked.parameters),
+            update=pull_of(partner, people, asked.round, asked.parameters[:size]),
         )
         return [Message(reply.encode(), reply_to=message)]
 

@@ -41,6 +41,10 @@ MECHANISMS = st.builds(
     sampling_rate=FRACTIONS,
     steps=st.integers(min_value=1, max_value=10**9),
     clip_norm=POSITIVE,
+    rounding=st.just(0.0) | POSITIVE,
+    size=st.integers(min_value=0, max_value=10**9),
+    batch_cap=st.integers(min_value=1, max_value=10**9),
+    overflow=FRACTIONS,
 )
 CHARGES = st.builds(
     Charge,
@@ -170,6 +174,23 @@ def test_an_entry_of_a_newer_version_asks_for_an_update() -> None:
     newer["mechanism"]["unheard_of"] = 1
     with pytest.raises(UsageError, match=r"\['unheard_of'\]; update Silhouette"):
         decode(_with({"charge": newer}))
+
+
+def test_an_entry_from_before_a_field_was_added_is_read_and_keeps_its_hash() -> None:
+    # The hash is over the bytes that were written, not over what this version would write.
+    older = asdict(charge(1))
+    for name in ("rounding", "grid_step", "size", "shares", "batch_cap", "overflow"):
+        del older["mechanism"][name]
+    body = _with({"charge": older})
+    assert decode(body).content == charge(1)
+    assert encode(decode(body)) != body
+    opening, limits = records()
+    sealed = Record(
+        body := _with({"charge": older, "sequence": 3, "previous": limits.hash.hex(), "time": "2027-01-01T00:00:00Z"}),
+        hmac.digest(KEY, b"silhouette ledger seal 1\0" + body, "sha256"),
+    )
+    head = Head(3, hashlib.sha256(b"silhouette ledger body 1\0" + body).digest())
+    assert verify([opening, limits, sealed], KEY, head)[-1].content == charge(1)
 
 
 def test_an_entry_that_lacks_a_field_is_refused_by_its_name() -> None:

@@ -10,13 +10,20 @@ import pytest
 from silhouette_shared.config import Plan, with_changes
 from silhouette_shared.errors import UsageError
 from silhouette_shared.privacy import SampledGaussian, epsilon
-from silhouette_shared.privacy.price import mechanism_of, price_document, price_plan
+from silhouette_shared.privacy.budget import budget_of
+from silhouette_shared.privacy.price import price_document, price_plan, training_and_beside
 
 PLAN = with_changes(
     Plan(name="priced"),
     {"privacy.epsilon": 3.0, "privacy.rounds": 20, "privacy.clip_norm": 0.5, "partition.partners": 5},
 )
+COUNTED = with_changes(PLAN, {"statistics.popularity_share": 0.1, "statistics.transition_share": 0.4})
+PLAN = with_changes(PLAN, {"statistics.popularity_share": 0.0, "statistics.transition_share": 0.0})
 PEOPLE, SIZE = 2000, 50_000
+
+
+def mechanism_of(plan: Plan, people_bound: int | None = None, size: int | None = None) -> SampledGaussian:
+    return training_and_beside(plan, people_bound=people_bound, size=size)[0]
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +95,15 @@ def test_with_several_steps_a_round_or_two_partners_only_the_release_is_claimed(
     assert (two.local.everybody, two.distributed) == (None, None)
 
 
-def test_what_is_paid_beside_leaves_less_for_training() -> None:
-    beside = (SampledGaussian.once(noise_multiplier=4.0, clip_norm=1.0),)
-    priced = price_plan(PLAN, beside=beside)
+def test_statistics_of_the_same_budget_leave_less_for_training() -> None:
+    priced, budget = price_plan(COUNTED), budget_of(COUNTED)
+    assert budget is not None
+    assert priced.beside == budget.statistics
+    assert len(priced.beside) == 2
+    assert priced.mechanism == budget.training
     assert priced.mechanism.noise_multiplier > mechanism_of(PLAN).noise_multiplier
     assert 2.97 < priced.accountants["pld"] <= 3.0
+    assert len(price_document(COUNTED, priced)["statistics"]) == 2  # type: ignore[arg-type]
 
 
 def test_a_plan_without_privacy_and_more_partners_than_there_are_is_refused() -> None:

@@ -22,6 +22,8 @@ from silhouette_shared.wire import (
     WIRE_VERSION,
     DescribeRequest,
     Description,
+    StatisticReply,
+    StatisticRequest,
     TrainReply,
     TrainRequest,
     WireError,
@@ -32,10 +34,12 @@ DESCRIBE = DescribeRequest(run="r", plan_digest="p")
 DESCRIPTION = Description(run="r", partner="a", people=7, plan_digest="p", layout_digest="l")
 REQUEST = TrainRequest(run="r", round=2, plan_digest="p", parameters=VECTOR)
 REPLY = TrainReply(run="r", round=2, plan_digest="p", update=VECTOR)
-MESSAGES = [DESCRIBE, DESCRIPTION, REQUEST, REPLY]
-WITH_VECTOR = [(REQUEST, "parameters"), (REPLY, "update")]
+COUNT = StatisticRequest(run="r", statistic="transitions", plan_digest="p", active=np.array([4, 1, 9]))
+COUNTED = StatisticReply(run="r", statistic="popularity", plan_digest="p", total=VECTOR)
+MESSAGES = [DESCRIBE, DESCRIPTION, REQUEST, REPLY, COUNT, COUNTED]
+WITH_VECTOR = [(REQUEST, "parameters"), (REPLY, "update"), (COUNT, "active"), (COUNTED, "total")]
 each = pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
-each_vector = pytest.mark.parametrize(("message", "name"), WITH_VECTOR, ids=["request", "reply"])
+each_vector = pytest.mark.parametrize(("message", "name"), WITH_VECTOR, ids=["request", "reply", "count", "counted"])
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 vectors = hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32))
@@ -75,6 +79,24 @@ def test_any_reply_survives_the_wire_undefined_numbers_included(run: str, number
 def test_any_description_survives_the_wire(run: str, partner: str, people: int) -> None:
     description = Description(run=run, partner=partner, people=people, plan_digest=run, layout_digest=partner)
     assert same(Description.decode(over_the_wire(description.encode())), description)
+
+
+def test_item_numbers_of_another_type_are_refused() -> None:
+    records = COUNT.encode()
+    records["arrays"] = ArrayRecord({"active": Array(np.array([1.0, 2.0], dtype=np.float32))})
+    with pytest.raises(WireError, match="expected active to be a int64 vector, got float32"):
+        StatisticRequest.decode(records)
+
+
+@pytest.mark.parametrize("kind", [StatisticRequest, StatisticReply])
+def test_another_statistic_is_refused(kind: Any) -> None:
+    message = COUNT if kind is StatisticRequest else COUNTED
+    records = message.encode()
+    config = records["silhouette"]
+    assert isinstance(config, ConfigRecord)
+    config["statistic"] = "losses"
+    with pytest.raises(WireError, match="expected the statistic popularity or transitions, got another one"):
+        kind.decode(records)
 
 
 def test_undefined_numbers_pass_the_codec_and_are_refused_by_validation() -> None:

@@ -3,7 +3,7 @@
 Nothing here comes from a real person: an audit runs on canaries and made-up people.
 """
 
-from dataclasses import field
+from dataclasses import asdict, field
 
 import numpy as np
 from pydantic import ConfigDict
@@ -18,14 +18,30 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class DeclaredMechanism:
-    """The mechanism that was audited, as it is declared."""
+    """The mechanism that was audited, as it is declared; `SampledGaussian` says what each number is."""
 
     noise_multiplier: float
     sampling_rate: float
     steps: int
     clip_norm: float
-    rounding: float = 0.0  # what the grid adds to one person's sensitivity, in the units of clip_norm
+    rounding: float
+    grid_step: float
+    size: int
+    batch_cap: int | None
+    overflow: float | None
     delta: float
+
+    @classmethod
+    def of(cls, mechanism: SampledGaussian, delta: float) -> "DeclaredMechanism":
+        """What is declared of a mechanism whose noise one party adds, at `delta`.
+
+        Raises:
+            ValueError: If several parties share the noise.
+        """
+        if mechanism.shares != 1:
+            raise ValueError(f"expected noise of one party, got shares of {mechanism.shares}")
+        values = {name: getattr(mechanism, name) for name in cls.__dataclass_fields__ if name != "delta"}
+        return cls(**values, delta=delta)
 
     def mechanism(self) -> SampledGaussian:
         """The same as accounting reads it.
@@ -33,12 +49,9 @@ class DeclaredMechanism:
         Raises:
             UsageError: If a value is out of range.
         """
-        return SampledGaussian(
-            noise_multiplier=self.noise_multiplier,
-            sampling_rate=self.sampling_rate,
-            steps=self.steps,
-            clip_norm=self.clip_norm,
-        )
+        values = asdict(self)
+        del values["delta"]
+        return SampledGaussian(**values)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

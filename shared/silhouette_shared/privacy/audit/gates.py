@@ -64,7 +64,7 @@ class Check:
         """Whether it lies there; a number that is not one does not."""
         if not math.isfinite(self.value):
             return False
-        return (self.least is None or self.value >= self.least) and (self.most is None or self.value <= self.most)
+        return bool((self.least is None or self.value >= self.least) and (self.most is None or self.value <= self.most))
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _moment_checks(where: str, moments: Moments) -> tuple[Check, ...]:
 
 
 def _standard(name: str, z: float, errors: float = _ERRORS) -> Check:
-    return Check(name, z, least=-errors, most=errors)
+    return Check(name, float(z), least=-errors, most=errors)
 
 
 def _noise(noise: Noise) -> tuple[Check, ...]:

@@ -7,7 +7,7 @@ says who measured; the digests say what. It does not say that the evidence is tr
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from cryptography.exceptions import InvalidSignature
@@ -21,6 +21,7 @@ from silhouette_shared.privacy.accounting import epsilons
 from silhouette_shared.privacy.audit.evidence import Epsilons, Evidence
 from silhouette_shared.privacy.audit.gates import AUDITED, Verdict, judge
 from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_shared.privacy.statement import Audit
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 _FORMAT = "silhouette audit 1"
@@ -210,10 +211,15 @@ def _check_claim(result: AuditResult) -> None:
             )
 
 
-def account(mechanism: SampledGaussian, delta: float) -> Epsilons:
-    """What all three accountants say of a mechanism."""
-    found = epsilons(mechanism, delta)
+def account(spending: SampledGaussian | Sequence[SampledGaussian], delta: float) -> Epsilons:
+    """What all three accountants say of one mechanism, or of several on the same people."""
+    found = epsilons(spending, delta)
     return Epsilons(prv=found["prv"], pld=found["pld"], rdp=found["rdp"])
+
+
+def for_statement(result: AuditResult, text: str) -> Audit:
+    """What a run's privacy statement says of a verified result; its reference is the digest of the signed text."""
+    return Audit(passed=result.passed, lower_bound=result.one_run_epsilon, reference=f"SHA-256 {digest(text)}")
 
 
 def require_passed(

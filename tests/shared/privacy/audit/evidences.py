@@ -20,9 +20,11 @@ from silhouette_shared.privacy.audit.evidence import (
     included_canaries,
 )
 from silhouette_shared.privacy.audit.gates import AUDITED, CANARIES
+from silhouette_shared.privacy.mechanism import SampledGaussian
 
 PEOPLE, STEPS, RATE = 3000, 60, 0.1
-DECLARED = DeclaredMechanism(noise_multiplier=0.8, sampling_rate=RATE, steps=STEPS, clip_norm=1.0, delta=1e-5)
+MECHANISM = SampledGaussian(noise_multiplier=0.8, sampling_rate=RATE, steps=STEPS, clip_norm=1.0)
+DECLARED = DeclaredMechanism.of(MECHANISM, delta=1e-5)
 NORMS = Norms(
     alone=1000,
     one_item=100,

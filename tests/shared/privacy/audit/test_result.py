@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from silhouette_shared.privacy.audit.result import (
     account,
     conclude,
     fingerprint,
+    for_statement,
     require_passed,
     sign,
     verify,
@@ -139,6 +141,13 @@ def test_a_result_that_failed_verifies_and_says_so() -> None:
     failed = conclude(SUBJECT, accounted(with_noise(least_row=0.0)))
     assert not failed.passed
     assert verify(sign(failed, KEY)) == failed
+
+
+def test_a_statement_names_the_proven_bound_and_the_text_it_came_from(result: AuditResult, text: str) -> None:
+    found = for_statement(verify(text), text)
+    assert found.passed
+    assert found.lower_bound == result.one_run_epsilon
+    assert found.reference == f"SHA-256 {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def test_a_model_is_admitted_with_an_audit_of_its_plan_that_passed(text: str, result: AuditResult) -> None:
