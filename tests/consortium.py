@@ -1,4 +1,4 @@
-"""Real agents and a real coordinator over Flower's messages in one process, and a wire that tests listen to and change."""
+"""Real agents and a real coordinator over Flower's messages in one process, on a wire that tests change."""
 
 from __future__ import annotations
 

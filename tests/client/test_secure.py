@@ -181,7 +181,7 @@ def test_another_purpose_number_or_step_than_the_open_one_ends_the_round() -> No
     for change in ({"purpose": "popularity"}, {"round": 2}):
         desk = office()
         desk.masked(1, until="share")
-        asked = replace(Exchange(RUN, "training", 1, "mask", desk.parts["a"]), **change)  # type: ignore[arg-type]
+        asked = replace(Exchange(RUN, "training", 1, "mask", desk.parts["a"]), **change)
         with pytest.raises(RefusedError, match="expected a step of the round that is open here"):
             desk.members["a"].answer(asked)
         with pytest.raises(RefusedError):

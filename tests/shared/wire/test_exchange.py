@@ -65,7 +65,7 @@ def same(one: Any, other: Any) -> bool:
 
 def changed(message: Any, **config: Any) -> RecordDict:
     records: RecordDict = message.encode()
-    found = dict(records["silhouette"].items())
+    found: dict[str, Any] = dict(records["silhouette"].items())
     found.update(config)
     records["silhouette"] = ConfigRecord({key: value for key, value in found.items() if value is not None})
     return records
