@@ -203,3 +203,44 @@ def test_the_mode_distributed_runs_over_secure_aggregation_and_says_who_is_trust
     assert "whole in the sum over 2 honest partners" in privacy["trust"]
     steps = pd.read_csv(Path(done.document["folder"]) / "secure-steps.csv")
     assert set(steps["row"]) == {"federated", "federated_private"}
+
+
+COUNTED = PLAN.replace("[privacy]\nrounds = 3", "[privacy]\nrounds = 0").replace(
+    "[evaluation]\n", '[evaluation]\nrows = ["popularity", "private_statistics", "federated_private"]\n'
+)
+
+
+def test_a_plan_without_private_rounds_spends_everything_on_the_statistics(desk: Desk) -> None:
+    done = desk.run(desk.plan(COUNTED), "--mode", "local", "--epsilon", 4)
+    assert done.code == 0, done.err
+    document = done.document
+    assert [(row["name"], row["private"]) for row in document["rows"]] == [
+        ("popularity", False),
+        ("private_statistics", True),
+        ("federated_private", True),
+    ]
+    privacy = document["privacy"]
+    assert 3.9 < privacy["epsilon"] <= 4.0
+    assert (privacy["steps"], privacy["noise_multiplier"], privacy["curve"]) == (0, None, [])
+    spent = sum(part["noise_multiplier"] ** -2 for part in privacy["statistics"].values())
+    assert spent**-0.5 == pytest.approx(1.08, abs=0.01)  # one Gaussian release at epsilon 4 and delta 1e-5
+    folder = Path(document["folder"])
+    card = json.loads((folder / "model" / "card.json").read_text())
+    assert card["prior"] > 0
+    assert card["privacy"]["epsilon"] == privacy["epsilon"]
+    printed = desk.here("sim", "run", "--resume", folder)
+    assert printed.code == 0, printed.err
+    assert "popularity: one release, noise multiplier" in " ".join(printed.out.split())
+    assert "training: noise multiplier" not in printed.out
+
+
+def test_without_statistics_there_is_no_row_of_theirs_and_no_prior(desk: Desk) -> None:
+    plan = (
+        SHORT.replace('"federated"', '"private_statistics"')
+        + "[statistics]\npopularity_share = 0.0\ntransition_share = 0.0\n"
+    )
+    done = desk.run(desk.plan(plan), "--mode", "local", "--epsilon", 4)
+    assert done.code == 0, done.err
+    assert [row["name"] for row in done.document["rows"]] == ["popularity", "federated_private"]
+    assert done.document["privacy"]["statistics"] == {"popularity": None, "transitions": None}
+    assert json.loads((Path(done.document["folder"]) / "model" / "card.json").read_text())["prior"] == 0
