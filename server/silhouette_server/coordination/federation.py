@@ -286,6 +286,11 @@ class CheckedStrategy(Strategy):
         )
         for reason in total.reasons:
             _LOG.warning("%s %d: %s", purpose, number, reason)
+        if len(total.survivors) < self._job.replies.minimum:
+            raise UnavailableError(
+                f"{purpose} {number}: expected at least {self._job.replies.minimum} partners in the sum, got "
+                f"{len(total.survivors)} ({'; '.join(total.reasons)}); nothing was made of it: resume the run"
+            )
         return total
 
     def _collect(
@@ -483,7 +488,7 @@ class CheckedStrategy(Strategy):
         attempt = int(self._released.get(attempts, torch.tensor(0)))
         try:
             total = self._ask_securely(grid, secure, rounds, statistic, attempt, layout, {"active": active}, released)
-        except VoidRoundError as error:
+        except UnavailableError as error:
             self._released[attempts] = torch.tensor(attempt + 1)
             self._save(0)
             raise VoidRoundError(

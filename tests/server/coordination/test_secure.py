@@ -276,6 +276,17 @@ def test_a_partner_that_is_too_slow_has_dropped_out(tmp_path: Path) -> None:
     assert survivors(house)["training/1"] == tuple(house.names[:4])
 
 
+def test_a_sum_over_fewer_than_the_plan_wants_stops_the_run_and_moves_nothing(tmp_path: Path) -> None:
+    plan = secure_plan(rounds=2)
+    house = Consortium(tmp_path / "a", replace(plan, replies=replace(plan.replies, minimum=5)))
+    house.wire.trouble = trouble(in_round(2, "mask", "partner-2"), lost)
+    with pytest.raises(UnavailableError, match=r"expected at least 5 partners in the sum, got 4.*partner-2, mask"):
+        house.run()
+    assert [record.round for record in house.records] == [1]
+    house.wire.trouble = trouble(lambda passed: False, lost)
+    assert [record.replies for record in house.run().records] == [5, 5]
+
+
 def test_three_void_rounds_in_a_row_stop_the_run_and_it_can_be_resumed(tmp_path: Path) -> None:
     house = Consortium(tmp_path / "a", secure_plan(rounds=5))
     down = {2, 3, 4}
