@@ -1,4 +1,4 @@
-"""Real agents and a real coordinator over Flower's messages in one process, and a wire that tests listen to and change."""
+"""Real agents and a real coordinator over Flower's messages in one process, on a wire that tests change."""
 
 from __future__ import annotations
 
@@ -114,9 +114,7 @@ class Consortium:
         self.people = {name: histories([4] * PEOPLE[name], seed=number) for number, name in enumerate(self.names)}
         self.people |= people or {}
         secure = plan.aggregation.protocol == "sa-1"
-        self.pins = Pins(
-            Identity(COORDINATOR).public, {name: Identity(IDENTITIES[name]).public for name in self.names}
-        )
+        self.pins = Pins(Identity(COORDINATOR).public, {name: Identity(IDENTITIES[name]).public for name in self.names})
         write_node_folder(
             folder,
             plan=plan,

@@ -50,7 +50,7 @@ from silhouette_shared.wire import (
 )
 from silhouette_shared.wire.codec import Vector
 from silhouette_shared.wire.exchange import Answer, Exchange
-from silhouette_shared.wire.messages import StatisticName
+from silhouette_shared.wire.messages import STATISTICS, StatisticName
 from silhouette_shared.wire.rounds import noised_layout, round_terms, training_layout
 
 Secrets = Callable[[int, str], SecretBytes]
@@ -120,6 +120,7 @@ class Agent:
         self._encoder = ProfileEncoder(plan.model, vocabulary, plan.data.history_length).to(self._device)
         self._layout = Layout.of(self._encoder)
         self._turn = threading.Lock()  # one encoder, one round at a time
+        self._foreseen: set[str] = set()  # runs that were found to fit to their ends
         self._enrolment = enrolment
         self._member = (
             None
@@ -306,18 +307,38 @@ class Agent:
         if mechanism is None or self._ledger is None:
             raise RefusedError("expected a budget for training, got none; nothing was sent")
         of_round = self._of_round(mechanism)
-        receipt = self._ledger.charge(
+        return self._charge(request.run, request.round, "training", of_round, request.parameters), of_round
+
+    def _charge(self, run: str, number: int, purpose: str, mechanism: SampledGaussian, inputs: Vector) -> Receipt:
+        """Charge one release; the first one of a run is refused if the run would not fit to its end."""
+        ledger, budget, delta = self._ledger, self._terms.budget, self._plan.privacy.delta
+        if ledger is None or budget is None:
+            raise RefusedError("expected a budget to charge, got none; nothing was sent")
+        if run not in self._foreseen:
+            charged = any(isinstance(entry.content, Charge) and entry.content.run == run for entry in ledger.entries)
+            if not charged:  # else what is left of it is not known here, and each round is looked at as it comes
+                ledger.foresee(run, self._plan.digest, self._whole_run(budget), delta)
+            self._foreseen.add(run)
+        return ledger.charge(
             Charge(
-                run=request.run,
-                round=request.round,
-                purpose="training",
-                mechanism=of_round,
-                delta=self._plan.privacy.delta,
+                run=run,
+                round=number,
+                purpose=purpose,
+                mechanism=mechanism,
+                delta=delta,
                 plan_digest=self._plan.digest,
-                model_digest=hashlib.sha256(request.parameters.tobytes()).hexdigest(),
+                model_digest=hashlib.sha256(inputs.tobytes()).hexdigest(),
             )
         )
-        return receipt, of_round
+
+    def _whole_run(self, budget: Budget) -> list[SampledGaussian]:
+        """Everything that a run of the plan charges, each on its grid."""
+        active = min(self._plan.statistics.active_items, len(self._encoder.item.weight) - 1)
+        counted: list[StatisticName] = [name for name in STATISTICS if getattr(budget, name) is not None]
+        parts = [self._statistic(name, active)[0] for name in counted]
+        if budget.training is not None:
+            parts.append(self._of_round(budget.training).after(budget.training.steps))
+        return parts
 
     def _of_round(self, mechanism: SampledGaussian) -> SampledGaussian:
         grid = Grid.of(mechanism.clip_norm, self._plan.privacy.grid_bits)
@@ -357,17 +378,7 @@ class Agent:
         items = len(self._encoder.item.weight) - 1
         self._check_active(statistic, active, items)
         released, grid, size = self._statistic(statistic, len(active))
-        receipt = self._ledger.charge(
-            Charge(
-                run=request.run,
-                round=attempt,
-                purpose=statistic,
-                mechanism=released,
-                delta=self._plan.privacy.delta,
-                plan_digest=self._plan.digest,
-                model_digest=hashlib.sha256(request.active.tobytes()).hexdigest(),
-            )
-        )
+        receipt = self._charge(request.run, attempt, statistic, released, request.active)
         noise = ChargedNoise(receipt, released, self._secrets(attempt, statistic), grid, size)
         noise.begin()
         if statistic == "popularity":

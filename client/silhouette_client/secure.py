@@ -22,7 +22,6 @@ from silhouette_shared.secagg.messages import Transcript, transcript_digest
 from silhouette_shared.wire.codec import Vector
 from silhouette_shared.wire.exchange import Answer, Exchange
 
-
 _LOG = logging.getLogger(__name__)
 
 

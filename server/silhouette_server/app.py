@@ -71,6 +71,7 @@ def open_job(folder: Path) -> Job:
             Desk(_read_identity(folder), agreement.pins, folder / "secure"),
             max(agreement.declared_people.values()),
         ),
+        training=None if agreement.budget is None else agreement.budget.training,
         checkpoint=folder / "checkpoint.safetensors",
     )
 

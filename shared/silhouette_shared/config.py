@@ -30,6 +30,9 @@ _NAME = re.compile(r"(?=[^A-Za-z0-9]*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
 
 PrivacyMode = Literal["local", "distributed", "none"]
 Clipping = Literal["flat", "automatic"]
+ServerOptimiserName = Literal["average", "momentum", "adam", "adam_corrected"]
+"""`adam_corrected` takes the known noise out of Adam's second moment; it needs training with privacy."""
+
 PartitionScheme = Literal["random", "dirichlet", "sizes", "attribute"]
 RowName = Literal[
     "popularity",
@@ -155,7 +158,7 @@ class Schedule:
     learning_rate: float  # of the partners' own optimiser
     final_learning_rate: float  # fraction of it reached in the last round, along a cosine
     warm_up_rounds: int
-    server_optimiser: Literal["average", "momentum", "adam"]
+    server_optimiser: ServerOptimiserName
     server_learning_rate: float
     server_momentum: float
     update_limit: float  # largest magnitude of one coordinate of an answer
@@ -210,7 +213,7 @@ class Training(Schedule):
     learning_rate: float = 2e-3
     final_learning_rate: float = 0.1
     warm_up_rounds: int = 0
-    server_optimiser: Literal["average", "momentum", "adam"] = "average"
+    server_optimiser: ServerOptimiserName = "average"
     server_learning_rate: float = 1.0
     server_momentum: float = 0.9
     update_limit: float = 1.0
@@ -224,6 +227,12 @@ class Training(Schedule):
     @model_validator(mode="after")
     def _check(self) -> "Training":
         self._check_schedule("training")
+        _require(
+            self.server_optimiser != "adam_corrected",
+            "training.server_optimiser",
+            "average, momentum or adam, for there is no noise to correct for",
+            self.server_optimiser,
+        )
         _require(self.local_epochs >= 1, "training.local_epochs", "at least 1", self.local_epochs)
         _require(self.batch_size >= 1, "training.batch_size", "at least 1", self.batch_size)
         _require(
@@ -268,7 +277,7 @@ class Privacy(Schedule):
     learning_rate: float = 1.0
     final_learning_rate: float = 1.0
     warm_up_rounds: int = 0
-    server_optimiser: Literal["average", "momentum", "adam"] = "adam"
+    server_optimiser: ServerOptimiserName = "adam"
     server_learning_rate: float = 3e-3
     server_momentum: float = 0.9
     update_limit: float = 100.0
@@ -293,6 +302,12 @@ class Privacy(Schedule):
             self.sampling_rate,
         )
         _require(self.local_steps >= 1, "privacy.local_steps", "at least 1", self.local_steps)
+        _require(
+            self.server_optimiser != "adam_corrected" or (self.local_steps == 1 and self.optimiser == "sgd"),
+            "privacy.server_optimiser",
+            "adam_corrected only with local_steps = 1 and optimiser = sgd, where an answer's noise is known",
+            self.server_optimiser,
+        )
         _require(6 <= self.grid_bits <= 24, "privacy.grid_bits", "6 to 24 bits", self.grid_bits)
         return self
 

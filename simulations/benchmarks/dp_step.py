@@ -6,10 +6,11 @@
 One step of the production encoder (two blocks) over a batch of full histories, from the batch on the device to changed
 parameters. Engines:
 
-    plain    without privacy, the ordinary way: scores of all items, `F.cross_entropy`, Adam
-    fused    without privacy, the best way we know: the fused softmax that training uses, Adam
-    private  book-keeping, noise from `torch.normal`, Adam
-    secure   book-keeping; noise from AES-CTR on the integer grid, drawn beside the step; Adam: what production does
+    plain    without privacy, the ordinary way: scores of all items, `F.cross_entropy`, Adam as it comes
+    fused    without privacy, the best way we know: the fused softmax that training uses, Adam with `fused=True`
+    private  book-keeping, noise from `torch.normal`, Adam with `fused=True`
+    secure   the same with noise from AES-CTR on the integer grid, drawn beside the step, as production does
+             (both take their people in virtual batches of 128, which give the same sum in less memory)
     hooks    Opacus' hooks, a gradient a person of every parameter, DPOptimizer
     ghost    Opacus' ghost clipping, on an encoder with a scoring table of its own: it refuses a shared one
 
@@ -37,6 +38,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
 from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
 from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
@@ -57,6 +59,7 @@ from silhouette_shared.randomness import ReproducibleSource, SecureSource
 ENGINES = ("plain", "fused", "private", "secure", "hooks", "ghost")
 OURS = ENGINES[:4]
 LIMIT = 16 * 2**30
+PEOPLE_AT_ONCE = 128  # in the private engines
 CLIP_NORM, NOISE_MULTIPLIER, GRID_BITS = 1.0, 1.0, 20
 ATTRIBUTE_WEIGHT, ATTRIBUTE_MASKING = 0.1, 0.5
 
@@ -86,15 +89,17 @@ class Cell:
 
     def predicted(self, engine: str) -> float:
         """Bytes an engine's step is expected to need; counted in the encoder, not fitted to a measurement."""
-        positions = self.people * self.history
-        scores = positions * self.candidates * (1 if engine in ("fused", "private", "secure") else 3)
+        ours = engine in ("private", "secure")
+        people = min(self.people, PEOPLE_AT_ONCE) if ours else self.people
+        positions = people * self.history
+        scores = positions * self.candidates * (1 if ours or engine == "fused" else 3)
         states = positions * self.width * 70
         tables = 8 * self.items * self.width
         person_gradients = 0
-        if engine in ("private", "secure", "hooks"):
-            person_gradients = 34 * self.people * self.width**2
+        if ours or engine == "hooks":
+            person_gradients = 34 * people * self.width**2
         if engine == "hooks":
-            person_gradients += 2 * self.people * self.items * self.width
+            person_gradients += 2 * people * self.items * self.width
         return 4.0 * (scores + states + tables + person_gradients)
 
 
@@ -104,7 +109,7 @@ WIDE = [Cell(256, 20_000, 50, 512, width=128)]
 QUICK = [Cell(64, 3_706, 50), Cell(64, 20_000, 50, 512)]
 
 
-def batch_of(cell: Cell, generator: torch.Generator) -> Batch:
+def batches_of(cell: Cell, people_at_once: int, generator: torch.Generator) -> list[Batch]:
     """Full histories, so that nobody gains by leaving padding out."""
     events = cell.people * (cell.history + 1)
 
@@ -121,7 +126,8 @@ def batch_of(cell: Cell, generator: torch.Generator) -> Batch:
         attributes=torch.stack([whole(0, 3, cell.people), whole(0, 8, cell.people)], dim=1),
         has_times=True,
     )
-    return histories.training_batch(torch.arange(cell.people), cell.history, None)
+    parts = torch.arange(cell.people).split(people_at_once)
+    return [histories.training_batch(people, cell.history, None) for people in parts]
 
 
 def encoder_of(cell: Cell, generator: torch.Generator) -> ProfileEncoder:
@@ -188,11 +194,12 @@ class Ordinary(nn.Module):
 def make_step(engine: str, cell: Cell) -> Step:
     """A step of an engine, ready to be taken again and again."""
     generator = ReproducibleSource(0).child(engine).torch_generator()
-    encoder, batch = encoder_of(cell, generator), batch_of(cell, generator)
+    encoder = encoder_of(cell, generator)
+    if engine in ("private", "secure"):
+        return _bookkeeping(engine, cell, encoder, batches_of(cell, PEOPLE_AT_ONCE, generator), generator)
+    (batch,) = batches_of(cell, cell.people, generator)
     if engine in ("plain", "fused"):
         return _without_privacy(engine, cell, encoder, batch, generator)
-    if engine in ("private", "secure"):
-        return _bookkeeping(engine, cell, encoder, batch, generator)
     return _opacus(engine, cell, encoder, batch, generator)
 
 
@@ -213,7 +220,7 @@ def _fused_losses(
 def _without_privacy(
     engine: str, cell: Cell, encoder: ProfileEncoder, batch: Batch, generator: torch.Generator
 ) -> Step:
-    optimiser = torch.optim.Adam(encoder.parameters(), lr=1e-3)
+    optimiser = torch.optim.Adam(encoder.parameters(), lr=1e-3, fused=True if engine == "fused" else None)
     ordinary = Ordinary(encoder, encoder.item if cell.negatives else None, person_axis=False)
 
     def step() -> None:
@@ -229,21 +236,27 @@ def _without_privacy(
     return step
 
 
-def _bookkeeping(engine: str, cell: Cell, encoder: ProfileEncoder, batch: Batch, generator: torch.Generator) -> Step:
-    optimiser = torch.optim.Adam(encoder.parameters(), lr=1e-3)
+def _bookkeeping(
+    engine: str, cell: Cell, encoder: ProfileEncoder, batches: list[Batch], generator: torch.Generator
+) -> Step:
+    optimiser = torch.optim.Adam(encoder.parameters(), lr=1e-3, fused=True)
     layout, parameters = Layout.of(encoder), dict(encoder.named_parameters())
     book = Bookkeeping(encoder, clip_norm=CLIP_NORM)
     secret, grid, std = SecureSource(), Grid.of(CLIP_NORM, GRID_BITS), NOISE_MULTIPLIER * CLIP_NORM
 
+    def noised(total: Tensor, noise: NDArray[np.int64]) -> Tensor:
+        for part, own in zip(total.split(2**16), np.array_split(noise, range(2**16, len(noise), 2**16)), strict=True):
+            part.copy_(torch.from_numpy(grid.decode(grid.encode(part) + own)))
+        return total
+
     def step() -> None:
         negatives = draw_negatives(cell.items, cell.negatives, generator)
         noise = drawn_beside(layout.size, std / grid.step, secret) if engine == "secure" else None
-        book.add(lambda tape: _fused_losses(encoder, batch, negatives, generator, tape=tape))
+        for batch in batches:
+            book.add(lambda tape, batch=batch: _fused_losses(encoder, batch, negatives, generator, tape=tape))
         sums = book.take()
         if noise is not None:
-            integers = grid.encode(layout.flatten(sums))
-            np.add(integers, noise.result(), out=integers)
-            sums = layout.split(torch.from_numpy(grid.decode(integers)))
+            sums = layout.split(noised(layout.flatten(sums), noise.result()))
         for name, parameter in parameters.items():
             total = sums[name]
             if noise is None:
@@ -318,15 +331,15 @@ def peak_extra(engine: str, cell: Cell) -> float:
     return float(_status("VmHWM") - before)
 
 
-def times(engines: list[str], cell: Cell, seconds: float) -> dict[str, list[float]]:
+def times(engines: list[str], cell: Cell, seconds: float, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Seconds of each engine's steps, taken by turns; the slow engines of Opacus take every third."""
     steps: dict[str, Step] = {}
     first: dict[str, float] = {}
     for engine in engines:
         step = make_step(engine, cell)
-        started = time.perf_counter()
+        started = clock()
         step()
-        first[engine] = time.perf_counter() - started
+        first[engine] = clock() - started
         steps[engine] = step
     often = sum(first[engine] for engine in engines if engine in OURS)
     seldom = sum(first.values()) - often
@@ -335,9 +348,9 @@ def times(engines: list[str], cell: Cell, seconds: float) -> dict[str, list[floa
     for turn in range(turns):
         for engine, step in steps.items():
             if engine in OURS or turn % 3 == 1:
-                started = time.perf_counter()
+                started = clock()
                 step()
-                found[engine].append(time.perf_counter() - started)
+                found[engine].append(clock() - started)
     return found
 
 
@@ -371,7 +384,7 @@ def warm_up() -> None:
         make_step(engine, Cell(2, 10, 3, 4))()
 
 
-def rows(cell: Cell, engines: list[str], seconds: float) -> Iterator[str]:
+def rows(cell: Cell, engines: list[str], seconds: float, clock: Callable[[], float]) -> Iterator[str]:
     """The table's lines of one cell."""
     predicted = cell.predicted("plain")
     if predicted > LIMIT:
@@ -391,7 +404,7 @@ def rows(cell: Cell, engines: list[str], seconds: float) -> Iterator[str]:
         else:
             run.remove(engine)
             yield f"{cell} {engine:<8} failed: {found}"
-    taken = in_a_fork(times, run, cell, seconds)
+    taken = in_a_fork(times, run, cell, seconds, clock)
     if not isinstance(taken, dict):
         yield f"{cell} failed: {taken}"
         return
@@ -434,7 +447,9 @@ def main() -> None:
     parser.add_argument("--history", type=int, help="cells of this history")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--seconds", type=float, default=60.0, help="of turns in a cell, at least three turns")
+    parser.add_argument("--busy", action="store_true", help="time by the thread's processor: other work runs here too")
     arguments = parser.parse_args()
+    clock = time.thread_time if arguments.busy else time.perf_counter
     warnings.filterwarnings("ignore", category=UserWarning)  # Opacus' hooks; see silhouette_client.training.hooks
     warnings.filterwarnings("ignore", category=FutureWarning)
     if not keep_freed_memory():
@@ -454,7 +469,7 @@ def main() -> None:
         titles = f"{'engine':<8}{'ms':>9}{'MiB':>9}{'/plain':>8}{'memory':>8}{'/fused':>8}{'memory':>8}"
         print(f"{'':<{len(str(cells[0]))}} {titles}")
     for cell in cells:
-        for line in rows(cell, arguments.engines, arguments.seconds):
+        for line in rows(cell, arguments.engines, arguments.seconds, clock):
             print(line, flush=True)
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes")
 

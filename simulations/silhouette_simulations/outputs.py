@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import pairwise
+from typing import cast
 
 import pandas as pd
 import torch
@@ -17,7 +18,7 @@ from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.pairs import pair_count
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.accounting import curve, epsilons
-from silhouette_shared.privacy.budget import Budget
+from silhouette_shared.privacy.budget import Budget, shares_of
 from silhouette_shared.privacy.grid import Grid
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.privacy.statement import Facts, Release, privacy_statement
@@ -28,7 +29,14 @@ from silhouette_simulations.rows import (
     summarise,
     summarise_attributes,
 )
-from silhouette_simulations.run_folder import ATTRIBUTE_COLUMNS, PARTNER_COLUMNS, ROUND_COLUMNS, ROW_COLUMNS, RunFolder
+from silhouette_simulations.run_folder import (
+    ATTRIBUTE_COLUMNS,
+    PARTNER_COLUMNS,
+    ROUND_COLUMNS,
+    ROW_COLUMNS,
+    SECURE_COLUMNS,
+    RunFolder,
+)
 from silhouette_simulations.training import load_encoder
 from silhouette_simulations.world import PartnerData, World
 
@@ -97,6 +105,8 @@ def write_outputs(
     folder.write_json("privacy-statement.json", statement.document)
     folder.write_text("privacy-statement.md", statement.markdown)
     folder.write_csv("rounds.csv", ROUND_COLUMNS, _with_epsilon(rounds, privacy))
+    if plan.aggregation.protocol == "sa-1":
+        folder.write_csv("secure-steps.csv", SECURE_COLUMNS, _secure_steps(rounds))
     if model_row is not None and parameters is not None:
         encoder = load_encoder(plan, world.vocabulary, parameters, device)
         _write_model(plan, world, folder, encoder, parameters, model_row, privacy)
@@ -136,10 +146,19 @@ def privacy_document(plan: Plan, world: World, budget: Budget | None) -> dict[st
         },
         "partners": {p.name: {**common, "people": len(p)} for p in world.partners},
         "curve": _curve(plan, budget),
-        "trust": "every partner adds all the noise that its own people need; nobody outside the partner is trusted",
+        "trust": _trust(plan),
         "warning": NOISE_WARNING,
         "evaluation": EVALUATION_NOTE,
     }
+
+
+def _trust(plan: Plan) -> str:
+    if plan.privacy.mode != "distributed":
+        return "every partner adds all the noise that its own people need; nobody outside the partner is trusted"
+    return (
+        f"every partner adds a share of the noise, which is whole in the sum over {shares_of(plan)} honest partners; "
+        "secure aggregation and that many partners are trusted"
+    )
 
 
 def _curve(plan: Plan, budget: Budget) -> list[dict[str, float]]:
@@ -197,6 +216,14 @@ def _with_epsilon(rounds: Sequence[Mapping[str, object]], privacy: Mapping[str, 
             "epsilon": spent.get(int(str(line["round"]))) if line["row"] == "federated_private" else None,
         }
         for line in rounds
+    ]
+
+
+def _secure_steps(rounds: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    return [
+        {"row": line["row"], "round": line["round"], "survivors": line["replies"], **step}
+        for line in rounds
+        for step in cast("Sequence[Mapping[str, object]]", line.get("steps") or ())
     ]
 
 

@@ -45,6 +45,8 @@ ROUND_COLUMNS = (
     "ndcg_at_10",
     "seconds",
 )
+SECURE_COLUMNS = ("row", "round", "survivors", "step", "seconds", "sent", "received", "unevenness")
+"""Of secure-steps.csv: every step of every completed secure round; bytes to and from all partners together."""
 ATTRIBUTE_COLUMNS = (
     "row",
     "attribute",

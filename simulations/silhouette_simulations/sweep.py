@@ -22,6 +22,7 @@ from scipy.stats import t as student
 
 from silhouette_shared.config import Plan, parse_plan, plan_document, with_changes, write_toml
 from silhouette_shared.errors import IntegrityError, SilhouetteError, UsageError
+from silhouette_simulations.rows import PRIVATE_ROWS
 from silhouette_simulations.run_folder import RunFolder, existing_run_folder, make_numbered_folder
 
 AXES: Mapping[str, str] = {
@@ -373,7 +374,7 @@ def _lines(combination: Combination, path: Path) -> Iterable[dict[str, object]]:
                 "row": row["name"],
                 "label": row["label"],
                 **{key: float(row[key]) for key in ("hr_at_10", "ndcg_at_10", "ndcg_low", "ndcg_high")},
-                "spent_epsilon": privacy.get("epsilon") if row["name"] == "federated_private" else None,
+                "spent_epsilon": privacy.get("epsilon") if row["name"] in PRIVATE_ROWS else None,
                 "seconds": seconds.get(row["name"]) if isinstance(seconds, dict) else None,
             }
 

@@ -44,6 +44,14 @@ class Machine:
     engine: EngineName = "bookkeeping"
 
 
+def workers_for(plan: Plan, machine: Machine) -> int:
+    """How many partners train at the same time.
+
+    On Ray a partner's next message may reach another process, which knows nothing of the secrets of an open round.
+    """
+    return 1 if machine.backend == "ray" and plan.aggregation.protocol == "sa-1" else machine.workers
+
+
 def new_encoder(plan: Plan, vocabulary: Vocabulary, device: torch.device) -> ProfileEncoder:
     """The encoder as every training of the plan starts from."""
     encoder = ProfileEncoder(plan.model, vocabulary, plan.data.history_length)
@@ -160,6 +168,7 @@ def train_together(
         secure=None
         if keys is None
         else secure_job(plan, vocabulary, budget, layout.size, keys.desk(folder / "secure"), max(declared.values())),
+        training=None if budget is None else budget.training,
         checkpoint=folder / "checkpoint.safetensors",
         on_round=on_round,
     )
@@ -170,7 +179,7 @@ def train_together(
         nodes=len(partners),
         backend=machine.backend,
         device=machine.device,
-        workers=machine.workers,
+        workers=workers_for(plan, machine),
         engine=machine.engine,
     )
     (strategy,) = finished

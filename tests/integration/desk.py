@@ -50,7 +50,7 @@ sampling_rate = 0.5
 every_rounds = 2
 """
 
-WITH_TIMES = ("run.json", "rounds.csv", "report.html")
+WITH_TIMES = ("run.json", "rounds.csv", "secure-steps.csv", "report.html")
 """Files of a run folder with times of the wall clock; everything else repeats byte for byte."""
 
 Tree = dict[str, str]

@@ -32,6 +32,21 @@ def test_a_run_on_ray_gives_the_same_model_and_the_same_rows_and_prints_only_our
     assert here.err.replace(str(one), "") == ray.err.replace(str(other), "")
 
 
+def test_secure_aggregation_on_ray_keeps_to_one_process_and_gives_the_same_model(desk: Desk) -> None:
+    plan = desk.plan(QUICK)
+    here = desk.run(plan, "--secure-aggregation", "--out", desk.out.parent / "process")
+    ray = desk.run(plan, "--secure-aggregation", "--backend", "ray", "--workers", 2, "--out", desk.out.parent / "ray")
+    assert ray.code == 0, ray.err
+    assert "one worker on Ray: the secrets of a round of secure aggregation stay in one process" in ray.err
+    one, other = (Path(done.document["folder"]) for done in (here, ray))
+    left, right = (load_file(folder / "model/global.safetensors") for folder in (one, other))
+    for name, part in left.items():
+        assert abs(part - right[name]).max() <= 1e-5, name
+    steps = pd.read_csv(other / "secure-steps.csv")
+    assert steps.groupby("round")["step"].count().tolist() == [5, 3, 3]
+    assert (steps["survivors"] == 3).all()
+
+
 ONE_REFUSES = """
 import logging, os, torch
 from flwr.app import Context

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file
 from tests.integration.desk import PEOPLE, PLAN, WITH_TIMES, Desk, Reference, tree
 
 ROWS = ["popularity", "transition_counts", "ease", "local_only", "federated", "pooled"]
@@ -148,3 +149,98 @@ def test_the_default_folder_is_runs_and_the_plan_in_it_runs_again(desk: Desk, re
     assert again.code == 0, again.err
     assert again.document["digest"] == reference.done.document["digest"]
     assert Path(again.document["folder"]).name == reference.folder.name
+
+
+PAIR = PLAN + 'rows = ["popularity", "federated"]\n'
+
+
+def test_with_secure_aggregation_the_model_is_the_same_to_the_precision_of_the_grid(desk: Desk) -> None:
+    plan = desk.plan(PAIR)
+    in_the_open = desk.here("sim", "run", plan, "--mode", "none", "--out", desk.out, "--format", "json")
+    securely = desk.here(
+        "sim", "run", plan, "--mode", "none", "--secure-aggregation", "--out", desk.out, "--format", "json"
+    )
+    assert in_the_open.code == securely.code == 0, securely.err
+    one, other = (Path(done.document["folder"]) for done in (in_the_open, securely))
+    models = [load_file(folder / "model/global.safetensors") for folder in (one, other)]
+    # A round's mean is rounded by 3 partners x half a step of 3 x 20 x 1.0 / 2^31 over 60 people: below 1e-9, and
+    # float32 takes 6e-8 of a coordinate. Two further rounds train on from there, which makes more of it.
+    for name, part in models[0].items():
+        assert abs(part - models[1][name]).max() <= 2e-6, name
+    scores = [pd.read_csv(folder / "rows.csv")["ndcg_at_10"] for folder in (one, other)]
+    assert scores[0].tolist() == pytest.approx(scores[1].tolist(), abs=1e-3)
+
+    steps = pd.read_csv(other / "secure-steps.csv")
+    assert steps.groupby("round")["step"].agg(list).tolist() == [
+        ["advertise", "share", "mask", "agree", "unmask"],
+        ["mask", "agree", "unmask"],
+        ["mask", "agree", "unmask"],
+    ]
+    parameters = json.loads((other / "model/card.json").read_text())["parameters"]
+    masked = steps.query("step == 'mask'")["received"]
+    assert (masked > 3 * 4 * (parameters + 1)).all(), "four bytes a parameter and one weight from each partner"
+    assert (masked < 3 * 4 * (parameters + 1) + 2000).all()
+    assert (steps["unevenness"].abs() < 6).all(), "masked vectors have even bytes"
+    page = (other / "report.html").read_text()
+    for words in ("<h2>Secure aggregation</h2>", "1 round took five exchanges, 2 took three", "No round was void."):
+        assert words in page
+    assert "Secure aggregation" not in (one / "report.html").read_text()
+    assert not (one / "secure-steps.csv").exists()
+
+
+def test_the_mode_distributed_runs_over_secure_aggregation_and_says_who_is_trusted(desk: Desk) -> None:
+    plan = desk.plan(SHORT)
+    alone = desk.here("sim", "run", plan, "--mode", "distributed", "--out", desk.out)
+    assert alone.code == 2
+    assert "sa-1 with the mode distributed" in alone.err.replace("\n", " ")
+    done = desk.here(
+        *("sim", "run", plan, "--mode", "distributed", "--secure-aggregation"),
+        *("--epsilon", 4, "--out", desk.out, "--format", "json"),
+    )
+    assert done.code == 0, done.err
+    privacy = done.document["privacy"]
+    assert privacy["mode"] == "distributed"
+    assert "whole in the sum over 2 honest partners" in privacy["trust"]
+    steps = pd.read_csv(Path(done.document["folder"]) / "secure-steps.csv")
+    assert set(steps["row"]) == {"federated", "federated_private"}
+
+
+COUNTED = PLAN.replace("[privacy]\nrounds = 3", "[privacy]\nrounds = 0").replace(
+    "[evaluation]\n", '[evaluation]\nrows = ["popularity", "private_statistics", "federated_private"]\n'
+)
+
+
+def test_a_plan_without_private_rounds_spends_everything_on_the_statistics(desk: Desk) -> None:
+    done = desk.run(desk.plan(COUNTED), "--mode", "local", "--epsilon", 4)
+    assert done.code == 0, done.err
+    document = done.document
+    assert [(row["name"], row["private"]) for row in document["rows"]] == [
+        ("popularity", False),
+        ("private_statistics", True),
+        ("federated_private", True),
+    ]
+    privacy = document["privacy"]
+    assert 3.9 < privacy["epsilon"] <= 4.0
+    assert (privacy["steps"], privacy["noise_multiplier"], privacy["curve"]) == (0, None, [])
+    spent = sum(part["noise_multiplier"] ** -2 for part in privacy["statistics"].values())
+    assert spent**-0.5 == pytest.approx(1.08, abs=0.01)  # one Gaussian release at epsilon 4 and delta 1e-5
+    folder = Path(document["folder"])
+    card = json.loads((folder / "model" / "card.json").read_text())
+    assert card["prior"] > 0
+    assert card["privacy"]["epsilon"] == privacy["epsilon"]
+    printed = desk.here("sim", "run", "--resume", folder)
+    assert printed.code == 0, printed.err
+    assert "popularity: one release, noise multiplier" in " ".join(printed.out.split())
+    assert "training: noise multiplier" not in printed.out
+
+
+def test_without_statistics_there_is_no_row_of_theirs_and_no_prior(desk: Desk) -> None:
+    plan = (
+        SHORT.replace('"federated"', '"private_statistics"')
+        + "[statistics]\npopularity_share = 0.0\ntransition_share = 0.0\n"
+    )
+    done = desk.run(desk.plan(plan), "--mode", "local", "--epsilon", 4)
+    assert done.code == 0, done.err
+    assert [row["name"] for row in done.document["rows"]] == ["popularity", "federated_private"]
+    assert done.document["privacy"]["statistics"] == {"popularity": None, "transitions": None}
+    assert json.loads((Path(done.document["folder"]) / "model" / "card.json").read_text())["prior"] == 0

@@ -232,7 +232,11 @@ for table, fewest in (("training", 1), ("privacy", 0)):
         (f"{table}.warm_up_rounds", -1, f"{table}.warm_up_rounds: expected 0 to below the "),
         (f"{table}.warm_up_rounds", 100_000, f"{table}.warm_up_rounds: expected 0 to below the "),
         (f"{table}.server_momentum", 1, f"{table}.server_momentum: expected a number from 0 to below 1, got 1"),
-        (f"{table}.server_optimiser", "sgd", f"{table}.server_optimiser: input should be 'average', 'momentum' or"),
+        (
+            f"{table}.server_optimiser",
+            "sgd",
+            f"{table}.server_optimiser: input should be 'average', 'momentum', 'adam'",
+        ),
     ]
 
 

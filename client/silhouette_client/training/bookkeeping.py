@@ -42,6 +42,10 @@ cache; an accelerator wants larger pieces."""
 _SMALL = 1024
 """Parameters of at most so many coordinates, biases and norms, are treated together."""
 
+_FAR_SMALLER = 2
+"""A person's gradient of a linear layer is not kept if its factors are so many times smaller: the sum then costs
+another product, which is worth it for memory alone."""
+
 _INSTEAD = {
     "MultiheadAttention": "build it from nn.Linear layers and scaled_dot_product_attention",
     "BatchNorm": "use nn.LayerNorm: statistics over a batch put one person's record into another's gradient",
@@ -348,14 +352,15 @@ class _Table:
         blocks = [_Block(dense, None)]
         if found:
             rows = torch.cat([ids for ids, _ in found], dim=1)  # (N, R)
-            values = found[0][1] if len(found) == 1 else torch.cat([part for _, part in found], dim=1)
+            values = torch.cat([part for _, part in found], dim=1)  # (N, R, H)
             if self._column is None:
                 _add_rows(dense, rows, values)
             else:
                 column = self._column[rows]
-                among = (column >= 0)[..., None]
-                _add_rows(dense, column.clamp(min=0), values * among)
-                blocks.append(self._merged(rows, values.masked_fill(among, 0.0)))
+                person, at = torch.nonzero(column >= 0, as_tuple=True)  # few: candidates are few of all items
+                dense.index_put_((person, column[person, at]), values[person, at], accumulate=True)
+                values[person, at] = 0.0
+                blocks.append(self._merged(rows, values))
         return blocks
 
     def add_to(self, total: Tensor, blocks: list[_Block], factors: Tensor) -> None:
@@ -511,9 +516,9 @@ class _Pass:
             self._keep(layer.bias, gradient.sum(1))
 
     def _multiply(self, parameter: Tensor, given: Tensor, gradient: Tensor) -> None:
-        """A linear layer's weight (O, I): keep the gradients or what they are made of, whichever is smaller."""
-        kept = given.shape[1] * (given.shape[2] + gradient.shape[2])
-        if kept < parameter.numel():
+        """A linear layer's weight (O, I): keep the gradients, or what they are made of where that is far smaller."""
+        factors = given.shape[1] * (given.shape[2] + gradient.shape[2])
+        if _FAR_SMALLER * factors < parameter.numel():
             self.pieces.append(_Product.of(parameter, given, gradient))
         else:
             self._keep(parameter, torch.bmm(gradient.mT, given))

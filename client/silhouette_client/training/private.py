@@ -28,7 +28,7 @@ from silhouette_shared.randomness import SecretBytes, unpredictable_generator
 SecretOf = Callable[[str], SecretBytes]
 """Gives, for the name of a purpose, the bytes that serve it and nothing else."""
 
-_PEOPLE_AT_ONCE: dict[EngineName, int] = {"bookkeeping": 64, "opacus": 32}
+_PEOPLE_AT_ONCE: dict[EngineName, int] = {"bookkeeping": 128, "opacus": 32}
 _LARGEST_SCORES = 2**28  # bytes of one virtual batch's scores over the candidates
 
 

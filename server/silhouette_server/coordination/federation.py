@@ -8,7 +8,7 @@ bad or missing answer costs that answer, and too few answers are a failure that 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,7 @@ class Job:
     initial: Tensor  # (D,)
     counting: Counting | None = None  # None: no statistics
     secure: SecureJob | None = None  # None: the coordinator sees every partner's answer
+    training: SampledGaussian | None = None  # whose noise is in the answers; None: no noise
     checkpoint: Path | None = None  # None keeps no state
     on_round: Callable[[RoundRecord, Tensor], None] = field(
         default=lambda record, model: None
@@ -199,17 +200,17 @@ class CheckedStrategy(Strategy):
         self._move(server_round, mean.finish(), counted)
         return _array_record(self.parameters), None
 
-    def _move(self, server_round: int, update: NDArray[np.float64], counted: int) -> None:
-        """Move the model along a mean update of so many partners."""
-        self._optimiser.step(torch.from_numpy(update.astype(np.float32)))
+    def _move(self, server_round: int, update: NDArray[np.float64], counted: Collection[str]) -> None:
+        """Move the model along a mean update of these partners."""
+        self._optimiser.step(torch.from_numpy(update.astype(np.float32)), self._noise_std(server_round, counted))
         if not self.parameters.isfinite().all():
             raise IntegrityError(
                 f"round {server_round}: the global model is not finite any more; lower the learning rate in the plan"
             )
         self._last = RoundRecord(
             round=server_round,
-            replies=counted,
-            refused=self._job.partners - counted,  # those left out of the roster too
+            replies=len(counted),
+            refused=self._job.partners - len(counted),  # those left out of the roster too
             update_norm=float(np.linalg.norm(update)),
             seconds=0.0,
         )
@@ -238,7 +239,7 @@ class CheckedStrategy(Strategy):
             self._last = RoundRecord(round=server_round, replies=0, refused=job.partners, update_norm=0.0, seconds=0.0)
             return
         self._void_in_a_row = 0
-        self._move(server_round, self._mean(server_round, secure, layout, total), len(total.survivors))
+        self._move(server_round, self._mean(server_round, secure, layout, total), total.survivors)
         self._last = replace(self._last, steps=_steps_of(total))
 
     def _mean(
@@ -285,6 +286,11 @@ class CheckedStrategy(Strategy):
         )
         for reason in total.reasons:
             _LOG.warning("%s %d: %s", purpose, number, reason)
+        if len(total.survivors) < self._job.replies.minimum:
+            raise UnavailableError(
+                f"{purpose} {number}: expected at least {self._job.replies.minimum} partners in the sum, got "
+                f"{len(total.survivors)} ({'; '.join(total.reasons)}); nothing was made of it: resume the run"
+            )
         return total
 
     def _collect(
@@ -294,8 +300,8 @@ class CheckedStrategy(Strategy):
         replies: Iterable[Message],
         mean: OrderedMean,
         check: Callable[[Member, Message], FloatVector],
-    ) -> int:
-        """Check every answer, add the good ones to `mean` and return how many they are.
+    ) -> set[str]:
+        """Check every answer, add the good ones to `mean` and return whose they are.
 
         Raises:
             UnavailableError: If too few answers count; every reason is named.
@@ -329,7 +335,17 @@ class CheckedStrategy(Strategy):
                 f"answers, got {len(counted)} ({'; '.join(reasons)}); "
                 f"{kept}: resume the run"
             )
-        return len(counted)
+        return counted
+
+    def _noise_std(self, number: int, counted: Collection[str]) -> float:
+        """Of each coordinate of the mean update, where a partner takes one plain step a round; 0 without privacy."""
+        mechanism, schedule = self._job.training, self._job.schedule
+        if mechanism is None:
+            return 0.0
+        people = sum(member.people for member in self._members if member.partner in counted)
+        rate = schedule.learning_rate * schedule.learning_rate_factor(number)
+        noise = mechanism.noise_std * math.sqrt(len(counted) / mechanism.shares)
+        return rate * noise / (mechanism.sampling_rate * people)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -448,7 +464,7 @@ class CheckedStrategy(Strategy):
             mean,
             lambda member, reply: _checked_statistic(reply, job, statistic, size, _largest(member, mechanism)),
         )
-        return mean.finish() * answers, answers
+        return mean.finish() * len(answers), len(answers)
 
     def _count_securely(
         self,
@@ -472,7 +488,7 @@ class CheckedStrategy(Strategy):
         attempt = int(self._released.get(attempts, torch.tensor(0)))
         try:
             total = self._ask_securely(grid, secure, rounds, statistic, attempt, layout, {"active": active}, released)
-        except VoidRoundError as error:
+        except UnavailableError as error:
             self._released[attempts] = torch.tensor(attempt + 1)
             self._save(0)
             raise VoidRoundError(

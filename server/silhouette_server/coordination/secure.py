@@ -344,11 +344,11 @@ def _verified(desk: Desk, transcripts: Sequence[bytes], run: str) -> tuple[Check
     try:
         return verify_chain(transcripts, desk.pins, run=run)
     except AbortError as error:
-        count = next(
-            count for count in range(1, len(transcripts) + 1) if not _verifies(desk, transcripts[:count], run)
-        )
+        count = next(count for count in range(1, len(transcripts) + 1) if not _verifies(desk, transcripts[:count], run))
         place = "transcript" if desk.folder is None else _transcript_path(desk.folder, count)
-        raise IntegrityError(f"{place}: expected the record of a secure round of this run: {error}; restore it") from error
+        raise IntegrityError(
+            f"{place}: expected the record of a secure round of this run: {error}; restore it"
+        ) from error
 
 
 def _verifies(desk: Desk, transcripts: Sequence[bytes], run: str) -> bool:

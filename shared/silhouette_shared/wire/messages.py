@@ -5,7 +5,7 @@ because a field that nobody reads is a way out for data.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ TRANSITIONS = "train.transitions"
 
 StatisticName = Literal["popularity", "transitions"]
 """What a partner counts before training; each has its own message type."""
+
+STATISTICS: tuple[StatisticName, ...] = get_args(StatisticName)
 
 FloatVector = npt.NDArray[np.float32]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -145,6 +146,7 @@ def run_command(
     from silhouette_simulations.result import read_result
     from silhouette_simulations.run_folder import existing_run_folder, new_run_folder
     from silhouette_simulations.runner import check_fits, estimated_bytes, run
+    from silhouette_simulations.training import workers_for
 
     folder, plan = None, asked
     if resume is not None:
@@ -152,6 +154,11 @@ def run_command(
     dataset = dataset_for(plan, silhouette_home(home))
     check_fits(plan, dataset)
     machine = machine_for(backend.value, device.value, workers, engine.value)
+    if workers_for(plan, machine) < machine.workers:
+        console.print(
+            "one worker on Ray: the secrets of a round of secure aggregation stay in one process", style="dim"
+        )
+        machine = replace(machine, workers=1)
     if folder is None:
         require_space(out, estimated_bytes(plan, dataset), option="--out")
         folder = new_run_folder(out, plan)

@@ -26,6 +26,7 @@ from silhouette_simulations.report.figures import (
 )
 from silhouette_simulations.report.findings import findings, score, setting
 from silhouette_simulations.report.reading import AttributeRow, Person, Run, read_people, read_run
+from silhouette_simulations.report.secure import secure_summary
 
 REPORT = "report.html"
 WIDE, NARROW = 864, 340
@@ -83,6 +84,8 @@ def render(run: Run, people: Sequence[Person]) -> str:
         "duration": duration,
         "day": lambda value: f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d}",
         "words": words,
+        "size": size,
+        "brief": lambda seconds: f"{1000 * seconds:.0f} ms" if seconds < 1 else duration(seconds),
     }
     environment.tests["above_majority"] = _above_majority
     privacy = run.privacy
@@ -97,6 +100,7 @@ def render(run: Run, people: Sequence[Person]) -> str:
         convergence=_convergence(run),
         rounds_lost=sum(one.refused for one in run.rounds),
         privacy=privacy,
+        secure=secure_summary(run),
         epsilon_picture=_epsilon_picture(run),
         spent={one.partner: one for one in privacy.partners},
         alike=len({(one.epsilon, one.noise_multiplier) for one in privacy.partners}) <= 1,
@@ -123,6 +127,17 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(count: float) -> str:
+    """Bytes with a unit, to three digits.
+
+    >>> size(332), size(14_704), size(40_000_000)
+    ('332 B', '14.7 kB', '40.0 MB')
+    """
+    if count < 1000:
+        return f"{count:.0f} B"
+    return f"{count / 1000:.1f} kB" if count < 1_000_000 else f"{count / 1_000_000:.1f} MB"
 
 
 def words(name: str) -> str:

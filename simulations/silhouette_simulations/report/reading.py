@@ -25,7 +25,7 @@ from silhouette_simulations.report.fields import (
     read_json,
     read_text,
 )
-from silhouette_simulations.run_folder import ATTRIBUTE_COLUMNS, ROW_COLUMNS
+from silhouette_simulations.run_folder import ATTRIBUTE_COLUMNS, ROW_COLUMNS, SECURE_COLUMNS
 
 FIRST_TIME = 10**8
 """Timestamps below (seconds, March 1973) are ranks or placeholders, not times."""
@@ -86,6 +86,20 @@ class Round:
     epsilon: float | None
     hr_at_10: float | None
     ndcg_at_10: float | None
+
+
+@dataclass(frozen=True)
+class SecureStep:
+    """One step of one completed round of secure aggregation."""
+
+    row: str
+    round: int
+    survivors: int
+    step: str
+    seconds: float
+    sent: int  # bytes to all partners together
+    received: int  # bytes from all of them
+    unevenness: float  # largest z-score of the bytes of a masked vector of the round against even ones
 
 
 @dataclass(frozen=True)
@@ -204,6 +218,7 @@ class Run:
     privacy: PrivacyRecord
     ranks: Mapping[str, Ranks]  # by row name
     profiles_of: str  # the row whose model made the profiles, empty where there is none
+    secure_steps: tuple[SecureStep, ...] = ()  # none without secure aggregation
 
     def row(self, name: str) -> Row | None:
         """The row of that name, if this run has it."""
@@ -238,6 +253,7 @@ def read_run(folder: Path) -> Run:
         privacy=_read_privacy(folder / "privacy.json"),
         ranks=ranks,
         profiles_of=_profiles_of(folder / "model" / "card.json"),
+        secure_steps=_read_secure_steps(folder / "secure-steps.csv") if plan.aggregation.protocol == "sa-1" else (),
     )
 
 
@@ -462,6 +478,22 @@ def _read_rounds(path: Path) -> tuple[Round, ...]:
             ndcg_at_10=fields.optional_number("ndcg_at_10"),
         )
         for fields in read_csv(path, columns)
+    )
+
+
+def _read_secure_steps(path: Path) -> tuple[SecureStep, ...]:
+    return tuple(
+        SecureStep(
+            row=fields.text("row"),
+            round=fields.count("round"),
+            survivors=fields.count("survivors"),
+            step=fields.text("step"),
+            seconds=fields.number("seconds"),
+            sent=fields.count("sent"),
+            received=fields.count("received"),
+            unevenness=fields.number("unevenness"),
+        )
+        for fields in read_csv(path, SECURE_COLUMNS)
     )
 
 

@@ -113,9 +113,11 @@ def test_the_model_is_the_one_without_secure_aggregation_to_the_precision_of_the
     in_the_open = Consortium(tmp_path / "open", secure_plan("none"), budget)
     securely = Consortium(tmp_path / "secure", secure_plan(), budget)
     one, other = in_the_open.run(), securely.run()
-    layout = training_layout(securely.plan, len(one.parameters), securely.job.secure.training if budget else None, partners=5, people=40)  # type: ignore[union-attr]
-    # Each of the 5 partners rounds by half a step at most; the sum is divided by the people.
-    weight = sum(PEOPLE.values())
+    secure = securely.job.secure
+    assert secure is not None
+    layout = training_layout(secure.plan, len(one.parameters), secure.training, partners=5, people=40)
+    # Each of the 5 partners rounds by half a step at most; the sum is divided by the people, with privacy the declared.
+    weight = sum(PEOPLE.values()) if budget is None else 40 + 10 + 20 + 10 + 30
     bound = 5 * 0.5 * layout.sections[0].scale / weight
     moved = (one.parameters - in_the_open.job.initial).abs().max()
     apart = (one.parameters.double() - other.parameters.double()).abs().max()
@@ -158,7 +160,7 @@ def test_in_mode_distributed_the_sum_has_the_calibrated_noise_and_is_exact(tmp_p
     layout = found["training/1", "partner-0"].layout
     scale = layout.sections[0].scale
 
-    def total(names: list[str]) -> np.ndarray:  # type: ignore[type-arg]
+    def total(names: list[str]) -> np.ndarray:
         words = np.zeros(layout.size, np.uint32)
         for name in names:
             words += found["training/1", name].words
@@ -274,6 +276,17 @@ def test_a_partner_that_is_too_slow_has_dropped_out(tmp_path: Path) -> None:
     assert survivors(house)["training/1"] == tuple(house.names[:4])
 
 
+def test_a_sum_over_fewer_than_the_plan_wants_stops_the_run_and_moves_nothing(tmp_path: Path) -> None:
+    plan = secure_plan(rounds=2)
+    house = Consortium(tmp_path / "a", replace(plan, replies=replace(plan.replies, minimum=5)))
+    house.wire.trouble = trouble(in_round(2, "mask", "partner-2"), lost)
+    with pytest.raises(UnavailableError, match=r"expected at least 5 partners in the sum, got 4.*partner-2, mask"):
+        house.run()
+    assert [record.round for record in house.records] == [1]
+    house.wire.trouble = trouble(lambda passed: False, lost)
+    assert [record.replies for record in house.run().records] == [5, 5]
+
+
 def test_three_void_rounds_in_a_row_stop_the_run_and_it_can_be_resumed(tmp_path: Path) -> None:
     house = Consortium(tmp_path / "a", secure_plan(rounds=5))
     down = {2, 3, 4}
@@ -382,7 +395,9 @@ OTHERS: dict[str, Callable[[Consortium], Consortium]] = {
         one.plan,
         Budget(popularity=None, transitions=None, training=replace(MECHANISM, noise_multiplier=0.01)),
     ),
-    "the sections": lambda one: Consortium(one.folder, one.plan, one.budget, people={"partner-0": histories([4] * 999)}),
+    "the sections": lambda one: Consortium(
+        one.folder, one.plan, one.budget, people={"partner-0": histories([4] * 999)}
+    ),
 }
 
 
@@ -534,7 +549,7 @@ def test_nothing_of_one_partner_is_on_the_wire_in_clear(tmp_path: Path) -> None:
     assert len(updates) == 2
     for name, count in counts.items():
         answers = [one for one in house.wire.passed if one.partner == name and one.answer]
-        assert [step for step in (one.kind.removeprefix("train.") for one in answers)] == ["query.describe", *FIVE]
+        assert [one.kind.removeprefix("train.") for one in answers] == ["query.describe", *FIVE]
         for form in (count.to_bytes(4, "little"), count.to_bytes(8, "big"), f"{count}".encode()):
             assert form not in b"".join(map(_bytes_of, answers))
         assert Description.decode(answers[0].content).people == {4_657: 4_700, 3_571: 3_600}[count]
@@ -568,18 +583,18 @@ def _bytes_of(one: Passed) -> bytes:
 def test_the_same_round_is_not_answered_twice_also_after_a_restart_or_another_run(tmp_path: Path) -> None:
     house = Consortium(tmp_path / "a", secure_plan(), partners=5)
     house.run()
-    again = [
+    again = next(
         Exchange.decode(one.content)
         for one in house.wire.passed
         if one.partner == "partner-0" and one.kind == "train.advertise" and not one.answer
-    ][0]
+    )
     elsewhere = replace(again, run="another run")
     for restart in (False, True):
         if restart:
             house.restart("partner-0")
         with pytest.raises(RefusedError, match="expected the run that this partner knows"):
             house.agent("partner-0").exchange(elsewhere)
-        with pytest.raises(RefusedError, match="a round is never answered twice|previous transcript"):
+        with pytest.raises(RefusedError, match=r"a round is never answered twice|previous transcript"):
             house.agent("partner-0").exchange(again)
 
 

@@ -10,15 +10,16 @@ from tests.people import generator
 from torch import Tensor
 
 from silhouette_server.strategy.optimisers import ServerOptimiser
-from silhouette_shared.config import Training
+from silhouette_shared.config import Privacy, Training
 
-Kind = Literal["average", "momentum", "adam"]
-KINDS: tuple[Kind, ...] = ("average", "momentum", "adam")
+Kind = Literal["average", "momentum", "adam", "adam_corrected"]
+KINDS: tuple[Kind, ...] = ("average", "momentum", "adam", "adam_corrected")
 RATE, MOMENTUM = 0.5, 0.8
+NOISE = 0.7  # known, of every update
 
 
 def optimiser(kind: Kind, start: Tensor | None = None) -> ServerOptimiser:
-    schedule = Training(server_optimiser=kind, server_learning_rate=RATE, server_momentum=MOMENTUM)
+    schedule = Privacy(server_optimiser=kind, server_learning_rate=RATE, server_momentum=MOMENTUM)
     return ServerOptimiser(schedule, torch.zeros(6) if start is None else start)
 
 
@@ -38,6 +39,8 @@ def by_hand(kind: Kind, steps: list[Tensor]) -> Tensor:
             first = MOMENTUM * first + (1 - MOMENTUM) * step
             second = 0.99 * second + 0.01 * step.double().square()
             mean, spread = first / (1 - MOMENTUM**number), second / (1 - 0.99**number)
+            if kind == "adam_corrected":
+                spread = torch.maximum(spread - NOISE**2, torch.tensor(0.05 * NOISE**2))
             model += RATE * mean / (spread.sqrt() + 1e-8)
     return model
 
@@ -46,7 +49,7 @@ def by_hand(kind: Kind, steps: list[Tensor]) -> Tensor:
 def test_the_model_moves_as_the_formula_says(kind: Kind) -> None:
     made = optimiser(kind)
     for step in updates(5):
-        made.step(step)
+        made.step(step, NOISE)
     assert torch.allclose(made.parameters.double(), by_hand(kind, updates(5)), rtol=1e-5, atol=1e-6)
 
 
@@ -63,21 +66,21 @@ def test_averaging_at_rate_one_is_the_mean_of_the_partners_models() -> None:
 def test_a_restored_optimiser_goes_on_bit_for_bit(kind: Kind, done: int) -> None:
     whole = optimiser(kind)
     for step in updates(6):
-        whole.step(step)
+        whole.step(step, NOISE)
     first = optimiser(kind)
     for step in updates(6)[:done]:
-        first.step(step)
+        first.step(step, NOISE)
     state = first.state()
     first.step(torch.ones(6))  # what was handed out does not follow
     second = optimiser(kind, torch.full((6,), 9.0))
     second.restore(state)
     for step in updates(6)[done:]:
-        second.step(step)
+        second.step(step, NOISE)
     assert torch.equal(second.parameters, whole.parameters)
 
 
 def test_the_restored_state_matters_for_the_kinds_that_have_one() -> None:
-    for kind in ("momentum", "adam"):
+    for kind in ("momentum", "adam", "adam_corrected"):
         first = optimiser(kind)
         first.step(updates(2)[0])
         whole, bare = optimiser(kind), optimiser(kind, first.parameters)
@@ -85,6 +88,28 @@ def test_the_restored_state_matters_for_the_kinds_that_have_one() -> None:
         for made in (whole, bare):
             made.step(updates(2)[1])
         assert not torch.allclose(whole.parameters, bare.parameters)
+
+
+def test_corrected_adam_sees_a_signal_that_adam_sees_as_noise() -> None:
+    """Two coordinates whose signals are a tenth and a half of the noise: Adam moves them in that ratio, as momentum."""
+    draw = generator("noisy")
+    signal = torch.tensor([0.1, 0.5] * 500)
+    moved = {}
+    for kind in ("adam", "adam_corrected"):
+        made = ServerOptimiser(Privacy(server_optimiser=kind, server_learning_rate=1e-3), torch.zeros(1000))
+        for _ in range(300):
+            made.step(signal + torch.randn(1000, generator=draw), 1.0)
+        weak, strong = made.parameters[::2].mean(), made.parameters[1::2].mean()
+        moved[kind] = float(strong / weak)
+    assert moved["adam"] > 4.0
+    assert moved["adam_corrected"] < 0.8 * moved["adam"]
+
+
+def test_corrected_adam_is_refused_where_no_noise_is_known() -> None:
+    with pytest.raises(ValueError, match="for there is no noise to correct for"):
+        Training(server_optimiser="adam_corrected")
+    with pytest.raises(ValueError, match="where an answer's noise is known"):
+        Privacy(server_optimiser="adam_corrected", local_steps=2)
 
 
 def test_a_model_that_was_read_does_not_move_with_later_steps() -> None:

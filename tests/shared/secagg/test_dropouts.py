@@ -115,7 +115,7 @@ def test_of_five_every_dropout_at_every_step_ends_as_predicted() -> None:
 def test_two_thousand_random_rounds_of_up_to_fifty_end_as_predicted() -> None:
     drawn = np.random.default_rng(5)
     sizes = np.arange(3, 51)
-    weights = sizes**-2.5
+    weights = sizes**-3.0
     houses = {int(count): House(int(count)) for count in sizes}
     completed = largest = 0
     counts = np.concatenate([[50, 49, 34], drawn.choice(sizes, 1997, p=weights / weights.sum())])

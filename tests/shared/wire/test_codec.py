@@ -12,11 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from silhouette_shared.wire.codec import WIRE_VERSION, WireError, array_names, from_records, payload_bytes, to_records
+from silhouette_shared.wire.codec import (
+    WIRE_VERSION,
+    Value,
+    WireError,
+    array_names,
+    from_records,
+    payload_bytes,
+    to_records,
+)
 
 DTYPES = {"float32": np.float32, "uint32": np.uint32, "int64": np.int64}
 FIELDS = {"run": str, "round": int, "data": bytes, "parts": list}
-CONFIG = {"run": "r", "round": 3, "data": b"\x00\x01", "parts": [b"a", b""]}
+CONFIG: dict[str, Value] = {"run": "r", "round": 3, "data": b"\x00\x01", "parts": [b"a", b""]}
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
@@ -30,7 +38,7 @@ def saved(values: Any) -> Array:
 def test_a_vector_survives_and_its_bytes_are_those_that_flower_writes(dtype: str, data: st.DataObject) -> None:
     values = data.draw(hnp.arrays(DTYPES[dtype], st.integers(0, 50)))
     records = to_records(CONFIG, {"v": values})
-    array = records["arrays"]["v"]  # type: ignore[index]
+    array = records["arrays"]["v"]
     assert isinstance(array, Array)
     assert (array.data, array.dtype, tuple(array.shape), array.stype) == (
         saved(values).data,
@@ -88,7 +96,8 @@ def test_every_missing_extra_or_mistyped_field_is_refused() -> None:
 
 def test_another_version_or_another_record_is_refused() -> None:
     records = to_records(CONFIG)
-    records["silhouette"]["version"] = WIRE_VERSION + 1  # type: ignore[index,call-overload]
+    config: Any = records["silhouette"]
+    config["version"] = WIRE_VERSION + 1
     with pytest.raises(WireError, match="install the same release on both sides"):
         from_records(records, FIELDS, {})
     records = to_records(CONFIG)

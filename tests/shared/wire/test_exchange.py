@@ -65,7 +65,7 @@ def same(one: Any, other: Any) -> bool:
 
 def changed(message: Any, **config: Any) -> RecordDict:
     records: RecordDict = message.encode()
-    found = dict(records["silhouette"].items())
+    found: dict[str, Any] = dict(records["silhouette"].items())
     found.update(config)
     records["silhouette"] = ConfigRecord({key: value for key, value in found.items() if value is not None})
     return records
@@ -98,7 +98,7 @@ def test_the_parts_are_those_of_the_step_and_no_others(message: Any) -> None:
     for name in every:
         names = set(message.parts) ^ {name}
         if frozenset(names) not in allowed:
-            other = replace(message, parts={one: b"x" for one in names})
+            other = replace(message, parts=dict.fromkeys(names, b"x"))
             with pytest.raises(WireError, match=f"expected the parts of the step {message.step}"):
                 type(message).decode(other.encode())
 

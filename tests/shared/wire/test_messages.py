@@ -218,7 +218,8 @@ def test_another_kind_of_number_is_refused(message: Any, name: str, dtype: str) 
 @pytest.mark.parametrize("size", [(), (1, 3), (3, 1), (1, 1, 3)])
 def test_another_number_of_axes_is_refused(message: Any, name: str, size: tuple[int, ...]) -> None:
     array = Array(np.zeros(size, dtype=np.float32))
-    refused(message, with_array(message, name, array), f"expected {name} to be a float32 vector, got float32 of shape")
+    own = getattr(message, name).dtype
+    refused(message, with_array(message, name, array), f"expected {name} to be a {own} vector, got float32 of shape")
 
 
 def saved(value: Any, **settings: Any) -> bytes:

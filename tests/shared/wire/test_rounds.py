@@ -14,6 +14,7 @@ from silhouette_shared.config import Aggregation, Partition
 from silhouette_shared.errors import UsageError
 from silhouette_shared.privacy.grid import Grid
 from silhouette_shared.secagg import Layout
+from silhouette_shared.wire.codec import Vector
 from silhouette_shared.wire.rounds import (
     SUM,
     UPDATE,
@@ -117,7 +118,7 @@ def test_whatever_differs_between_two_sides_is_in_the_terms() -> None:
 
 def test_the_digest_of_inputs_tells_names_types_lengths_and_bytes_apart() -> None:
     some = np.arange(4, dtype=np.float32)
-    others = [
+    others: list[dict[str, Vector]] = [
         {"parameters": some},
         {"active": some},
         {"parameters": some.view(np.int32)},
