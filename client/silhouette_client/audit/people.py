@@ -28,6 +28,11 @@ def made_up_vocabulary(items: int, content_width: int, source: ReproducibleSourc
     return Vocabulary(categories=torch.from_numpy(categories), content=torch.from_numpy(content), attributes=ATTRIBUTES)
 
 
+def made_up_prior(size: int, source: ReproducibleSource) -> torch.Tensor:
+    """A prior as released statistics would leave it, of a given size P, shape (P,); its last number is a weight."""
+    return torch.randn(size, generator=source.child("prior").torch_generator()).mul(0.3).abs()
+
+
 def made_up_people(people: int, items: int, window: int, source: ReproducibleSource) -> Histories:
     """Histories of every kind: one event, repeated items, and more events than the window of the encoder holds.
 

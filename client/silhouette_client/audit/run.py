@@ -11,7 +11,7 @@ from importlib.metadata import version
 from silhouette_client.audit.code import code_digests
 from silhouette_client.audit.gradients import FEWEST, examine, kept
 from silhouette_client.audit.measures import correlations, sampling
-from silhouette_client.audit.people import made_up_people, made_up_vocabulary
+from silhouette_client.audit.people import made_up_people, made_up_prior, made_up_vocabulary
 from silhouette_client.audit.rehearsal import CANARY_NORM, CanaryEncoder, rehearse
 from silhouette_client.training.engine import EngineName
 from silhouette_client.training.private import SecretOf
@@ -29,6 +29,7 @@ from silhouette_shared.privacy.audit.result import AuditResult, Subject, account
 from silhouette_shared.privacy.budget import budget_of, training_of
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.randomness import ReproducibleSource, SecureSource
+from silhouette_shared.wire.agreement import vocabulary_for
 
 PLANNED = "whole plan"
 """Key of the whole run's mechanism among `Evidence.epsilons`."""
@@ -92,7 +93,7 @@ def audit(
         raise UsageError("expected a plan that trains with privacy, got one that does not; there is nothing to audit")
     source = ReproducibleSource(settings.seed).child("audit")
     items = max(settings.items, 2 * plan.training.negatives)
-    vocabulary = made_up_vocabulary(items, plan.model.content_width, source)
+    vocabulary = vocabulary_for(plan, made_up_vocabulary(items, plan.model.content_width, source), budget)
     window = plan.data.history_length
     histories = made_up_people(settings.people, items, window, source.child("training"))
     singles = made_up_people(max(settings.alone, FEWEST), items, window, source.child("alone"))
@@ -102,6 +103,7 @@ def audit(
     coordinates = settings.canaries + max(0, -(-UNTOUCHED // settings.steps) - excluded)
     first = CanaryEncoder(plan, vocabulary, coordinates)
     first.initialise(source.child("model").torch_generator())
+    first.set_prior(made_up_prior(first.prior_size, source))
     layout = Layout.of(first)
     planned = training_of(
         plan, beside=budget.statistics, people_bound=settings.people + int(included.sum()), size=layout.size

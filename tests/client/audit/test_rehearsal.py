@@ -15,7 +15,7 @@ from silhouette_client.audit.rehearsal import CANARY_NORM, CanaryEncoder, rehear
 from silhouette_client.audit.run import PLANNED, Settings, audit, secure
 from silhouette_client.training.engine import EngineName
 from silhouette_client.training.private import step_losses
-from silhouette_shared.config import Plan, Privacy
+from silhouette_shared.config import Plan, Privacy, Statistics
 from silhouette_shared.errors import UsageError
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.audit import judge
@@ -132,6 +132,7 @@ VARIANTS: dict[str, tuple[Plan, EngineName]] = {
         ),
         "bookkeeping",
     ),
+    "with a prior": (replace(PLAN, statistics=Statistics()), "bookkeeping"),
     "everybody in each step": (
         replace(PLAN, privacy=replace(PLAN.privacy, sampling_rate=1.0, epsilon=3.0)),
         "bookkeeping",
