@@ -99,9 +99,11 @@ def write_outputs(
             for score in summarise_attributes(guesses, world)
         ],
     )
+    if budget is not None:
+        budget = released_budget(plan, world, budget)
     privacy = privacy_document(plan, world, budget)
     folder.write_json("privacy.json", privacy)
-    statement = privacy_statement(statement_facts(plan, world, budget))
+    statement = privacy_statement(statement_facts(plan, budget))
     folder.write_json("privacy-statement.json", statement.document)
     folder.write_text("privacy-statement.md", statement.markdown)
     folder.write_csv("rounds.csv", ROUND_COLUMNS, _with_epsilon(rounds, privacy))
@@ -172,23 +174,23 @@ def _curve(plan: Plan, budget: Budget) -> list[dict[str, float]]:
     return [{"round": point, "epsilon": value} for point, (_, value) in zip(points, spent, strict=True)]
 
 
-def released_mechanisms(plan: Plan, world: World, budget: Budget) -> dict[str, SampledGaussian]:
-    """What a run's budget pays, by name, each on the integer grid of what it releases."""
+def released_budget(plan: Plan, world: World, budget: Budget) -> Budget:
+    """The budget as it is charged: each mechanism on the integer grid of what it releases."""
     items = len(world.catalogue.items)
     sizes = {
         "popularity": items + 1,
         "transitions": pair_count(min(plan.statistics.active_items, items)),
         "training": Layout.of(ProfileEncoder(plan.model, world.vocabulary, plan.data.history_length)).size,
     }
-    return {
-        name: part.on_grid(Grid.of(part.clip_norm, plan.privacy.grid_bits), sizes[name])
-        for name, part in budget.parts.items()
-    }
+    parts: dict[str, SampledGaussian | None] = dict.fromkeys(sizes)
+    for name, part in budget.parts.items():
+        parts[name] = part.on_grid(Grid.of(part.clip_norm, plan.privacy.grid_bits), sizes[name])
+    return Budget(**parts)
 
 
-def statement_facts(plan: Plan, world: World, budget: Budget | None) -> Facts:
+def statement_facts(plan: Plan, budget: Budget | None) -> Facts:
     """What the privacy statement of a simulated run rests on."""
-    mechanisms = {} if budget is None else released_mechanisms(plan, world, budget)
+    mechanisms = {} if budget is None else budget.parts
     return Facts(
         run=plan.name,
         plan_digest=plan.digest,

@@ -5,10 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from silhouette_shared.config import Plan
+from silhouette_shared.errors import UsageError
 from silhouette_shared.privacy.accounting import calibrate
 from silhouette_shared.privacy.grid import Grid
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.privacy.modes import honest_survivors
+
+_LARGEST = 2**24
+"""Coordinates that the arithmetic of the noise is paid for where the real number is not known yet: more than any model
+here has, and still next to nothing."""
 
 STATISTIC_NORM = 1.0
 """L2 norm of one person's part of a statistic."""
@@ -51,10 +56,10 @@ def budget_of(plan: Plan) -> Budget | None:
     if plan.privacy.mode == "none":
         return None
     popularity, transitions = _statistics(plan)
-    if plan.privacy.rounds == 0:
-        return Budget(popularity, transitions, None)
-    beside = tuple(part for part in (popularity, transitions) if part is not None)
-    return Budget(popularity, transitions, training_of(plan, beside=beside))
+    training = None
+    if plan.privacy.rounds > 0:
+        training = training_of(plan, beside=tuple(part for part in (popularity, transitions) if part is not None))
+    return Budget(*(None if part is None else _without_grid(part) for part in (popularity, transitions, training)))
 
 
 def training_of(
@@ -70,11 +75,26 @@ def training_of(
         plan: With privacy and rounds.
         beside: What the same budget also pays.
         people_bound: A public bound on the partner's people, from which the batch cap follows; None takes no cap.
-        size: Coordinates of the model, from which the grid's effect follows; None leaves the grid out.
+        size: Coordinates of the model, from which the grid's effect follows; None reckons with a larger one than any.
 
     Raises:
         UsageError: If no noise keeps the promise.
     """
+    privacy = plan.privacy
+    try:
+        return _training_of(plan, beside, people_bound, size)
+    except UsageError as error:
+        if not beside:
+            raise
+        raise UsageError(
+            f"privacy.epsilon: expected {privacy.epsilon:g} to leave something for training beside the statistics, got "
+            f"too little ({error}); lower the shares of the statistics, or take fewer steps"
+        ) from error
+
+
+def _training_of(
+    plan: Plan, beside: Sequence[SampledGaussian], people_bound: int | None, size: int | None
+) -> SampledGaussian:
     privacy = plan.privacy
     return calibrate(
         epsilon=privacy.epsilon,
@@ -84,8 +104,8 @@ def training_of(
         clip_norm=privacy.clip_norm,
         beside=beside,
         people_bound=people_bound,
-        grid=None if size is None else Grid.of(privacy.clip_norm, privacy.grid_bits),
-        size=size or 0,
+        grid=Grid.of(privacy.clip_norm, privacy.grid_bits),
+        size=_LARGEST if size is None else size,
         shares=shares_of(plan),
     )
 
@@ -93,6 +113,11 @@ def training_of(
 def shares_of(plan: Plan) -> int:
     """Into how many the noise is divided: one in mode `local`, as many as are sure to be honest and there else."""
     return honest_survivors(plan.partition.partners) if plan.privacy.mode == "distributed" else 1
+
+
+def _without_grid(part: SampledGaussian) -> SampledGaussian:
+    """The mechanism before it is known what it releases; whoever releases puts it on the grid of that."""
+    return replace(part, rounding=0.0, grid_step=0.0, size=0)
 
 
 def _statistics(plan: Plan) -> tuple[SampledGaussian | None, SampledGaussian | None]:
@@ -106,6 +131,8 @@ def _statistics(plan: Plan) -> tuple[SampledGaussian | None, SampledGaussian | N
         sampling_rate=1.0,
         steps=1,
         clip_norm=STATISTIC_NORM,
+        grid=Grid.of(STATISTIC_NORM, plan.privacy.grid_bits),
+        size=_LARGEST,
         shares=shares_of(plan),
     )
     scale = together if plan.privacy.rounds == 0 else 1.0

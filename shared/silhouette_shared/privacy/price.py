@@ -65,7 +65,7 @@ def training_and_beside(
     Args:
         plan: With privacy.
         people_bound: A public bound on the partner's people; None takes no cap on a sample.
-        size: Coordinates of the model; None leaves the grid out.
+        size: Coordinates of the model; None reckons with a larger one than any.
 
     Raises:
         UsageError: If the plan has no privacy or no private rounds, or no noise keeps its promise.
@@ -78,6 +78,8 @@ def training_and_beside(
             "privacy.rounds: expected at least 1 round to price, got none; its statistics take all of epsilon"
         )
     beside = budget.statistics
+    if people_bound is None and size is None:
+        return budget.training, beside
     return training_of(plan, beside=beside, people_bound=people_bound, size=size), beside
 
 
