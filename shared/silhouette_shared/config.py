@@ -161,6 +161,7 @@ class Schedule:
     server_optimiser: ServerOptimiserName
     server_learning_rate: float
     server_momentum: float
+    averaging: float  # what earlier models keep each round of the running mean that is the result; 0 gives the last one
     update_limit: float  # largest magnitude of one coordinate of an answer
 
     def _check_schedule(self, table: str) -> None:
@@ -181,12 +182,9 @@ class Schedule:
             f"0 to below the {self.rounds} rounds",
             self.warm_up_rounds,
         )
-        _require(
-            0 <= self.server_momentum < 1,
-            f"{table}.server_momentum",
-            "a number from 0 to below 1",
-            self.server_momentum,
-        )
+        for name in ("server_momentum", "averaging"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"{table}.{name}", "a number from 0 to below 1", value)
 
     def learning_rate_factor(self, round_number: int) -> float:
         """What the learning rate is multiplied by in round `round_number`, counted from 1.
@@ -216,6 +214,7 @@ class Training(Schedule):
     server_optimiser: ServerOptimiserName = "average"
     server_learning_rate: float = 1.0
     server_momentum: float = 0.9
+    averaging: float = 0.0
     update_limit: float = 1.0
     local_epochs: int = 1
     batch_size: int = 16
@@ -280,6 +279,7 @@ class Privacy(Schedule):
     server_optimiser: ServerOptimiserName = "adam"
     server_learning_rate: float = 3e-3
     server_momentum: float = 0.9
+    averaging: float = 0.0
     update_limit: float = 100.0
 
     @model_validator(mode="after")

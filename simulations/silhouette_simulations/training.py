@@ -183,4 +183,4 @@ def train_together(
         engine=machine.engine,
     )
     (strategy,) = finished
-    return Trained(parameters=strategy.parameters, records=strategy.records)
+    return Trained(parameters=strategy.model, records=strategy.records)

@@ -119,6 +119,7 @@ def leaves(document: dict[str, Any]) -> dict[str, object]:
 
 
 OTHER_VALUES: dict[str, object] = {
+    "aggregation.protocol": "sa-1",
     "name": "other",
     "data.dataset": "ml-1m",
     "partition.scheme": "dirichlet",
@@ -179,7 +180,7 @@ REFUSALS: list[tuple[str, object, str]] = [
     ("training.weight_decay", -1, "training.weight_decay: expected 0 or more, got -1"),
     ("training.attribute_weight", -1, "training.attribute_weight: expected 0 or more, got -1"),
     ("training.attribute_masking", 1.5, "training.attribute_masking: expected a number from 0 to 1, got 1.5"),
-    ("privacy.mode", "off", "privacy.mode: input should be 'local' or 'none', got 'off'"),
+    ("privacy.mode", "off", "privacy.mode: input should be 'local', 'distributed' or 'none', got 'off'"),
     ("privacy.epsilon", -1.0, "privacy.epsilon: expected a positive number, at most 100 (`--mode none` trains"),
     ("privacy.epsilon", 0, "privacy.epsilon: expected a positive number, at most 100"),
     ("privacy.epsilon", 101, "privacy.epsilon: expected a positive number, at most 100"),

@@ -143,6 +143,11 @@ class CheckedStrategy(Strategy):
         return torch.cat([self._optimiser.parameters, self._prior])
 
     @property
+    def model(self) -> Tensor:
+        """What the run gives, shape (D + P,): the running mean of the global models if the plan averages them."""
+        return torch.cat([self._optimiser.averaged, self._prior])
+
+    @property
     def records(self) -> tuple[RoundRecord, ...]:
         """One record a finished round, the ones before a resumption included."""
         return tuple(self._records)
@@ -396,10 +401,10 @@ class CheckedStrategy(Strategy):
             record = replace(self._last, seconds=time.monotonic() - started)
             self._records.append(record)
             # Told before it is kept: a kill in between runs and tells the round again, and none goes untold.
-            job.on_round(record, self.parameters)
+            job.on_round(record, self.model)
             self._save(number)
         result = Result()
-        result.arrays = _array_record(self.parameters)
+        result.arrays = _array_record(self.model)
         return result
 
     @property

@@ -65,6 +65,9 @@ class ServerOptimiser:
 
     def __init__(self, schedule: Schedule, parameters: Tensor) -> None:
         self._model = parameters.detach().clone().requires_grad_(True)
+        self._averaging = schedule.averaging
+        self._sum = torch.zeros_like(parameters) if self._averaging else None  # of the models, later ones weighing more
+        self._weight = 0.0  # of all of them
         rate = schedule.server_learning_rate
         self._optimiser: torch.optim.Optimizer
         if schedule.server_optimiser == "adam":
@@ -87,6 +90,14 @@ class ServerOptimiser:
         """A copy of the global model, shape (D,), which later steps do not change."""
         return self._model.detach().clone()
 
+    @property
+    def averaged(self) -> Tensor:
+        """The running mean of the models after each step, shape (D,); the last one without averaging.
+
+        Polyak and Juditsky 1992, with the weights of an exponential mean; noise of single steps averages out.
+        """
+        return self.parameters if self._sum is None or self._weight == 0 else self._sum / self._weight
+
     def step(self, mean_update: Tensor, noise_std: float = 0.0) -> None:
         """Move the model along `mean_update`, shape (D,), float32, each coordinate with noise of `noise_std`."""
         self._model.grad = -mean_update
@@ -94,10 +105,15 @@ class ServerOptimiser:
             self._optimiser.noise_std = noise_std
         self._optimiser.step()
         self._model.grad = None
+        if self._sum is not None:
+            self._sum = self._averaging * self._sum + (1 - self._averaging) * self._model.detach()
+            self._weight = self._averaging * self._weight + (1 - self._averaging)
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on later, as plain tensors."""
         tensors = {"parameters": self.parameters}
+        if self._sum is not None:
+            tensors |= {"average.sum": self._sum.clone(), "average.weight": torch.tensor(self._weight).double()}
         inner = self._optimiser.state.get(self._model, {})
         for name, value in inner.items():
             if isinstance(value, Tensor):
@@ -112,8 +128,12 @@ class ServerOptimiser:
         """
         if "parameters" not in tensors or tensors["parameters"].shape != self._model.shape:
             raise ValueError(f"expected the state of a model of {len(self._model)} parameters, got another")
+        if self._sum is not None and {"average.sum", "average.weight"} - set(tensors):
+            raise ValueError("expected the state of a model with its running mean, got one without")
         with torch.no_grad():
             self._model.copy_(tensors["parameters"])
+        if self._sum is not None:
+            self._sum, self._weight = tensors["average.sum"].clone(), float(tensors["average.weight"])
         prefix = "optimiser."
         inner: dict[str, Any] = {
             name.removeprefix(prefix): value.clone() for name, value in tensors.items() if name.startswith(prefix)

@@ -79,6 +79,39 @@ def test_a_restored_optimiser_goes_on_bit_for_bit(kind: Kind, done: int) -> None
     assert torch.equal(second.parameters, whole.parameters)
 
 
+def averaging(weight: float) -> ServerOptimiser:
+    return ServerOptimiser(Training(averaging=weight), torch.zeros(6))
+
+
+def test_the_running_mean_weighs_later_models_more_and_leaves_training_alone() -> None:
+    mean, last = averaging(0.5), averaging(0.0)
+    models = []
+    for step in updates(3):
+        for made in (mean, last):
+            made.step(step)
+        models.append(last.parameters)
+    assert torch.equal(mean.parameters, last.parameters)
+    assert torch.equal(last.averaged, last.parameters)
+    expected = (models[0] + 2 * models[1] + 4 * models[2]) / 7
+    assert torch.allclose(mean.averaged, expected)
+    assert not torch.allclose(mean.averaged, mean.parameters)
+
+
+def test_the_running_mean_survives_a_restart_and_is_missed_where_it_is_not() -> None:
+    whole, first, second = averaging(0.8), averaging(0.8), averaging(0.8)
+    assert torch.equal(first.averaged, torch.zeros(6))
+    for step in updates(4):
+        whole.step(step)
+    for step in updates(4)[:2]:
+        first.step(step)
+    second.restore(first.state())
+    for step in updates(4)[2:]:
+        second.step(step)
+    assert torch.equal(second.averaged, whole.averaged)
+    with pytest.raises(ValueError, match="expected the state of a model with its running mean, got one without"):
+        averaging(0.8).restore(averaging(0.0).state())
+
+
 def test_the_restored_state_matters_for_the_kinds_that_have_one() -> None:
     for kind in ("momentum", "adam", "adam_corrected"):
         first = optimiser(kind)
