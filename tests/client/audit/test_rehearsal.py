@@ -144,11 +144,14 @@ VARIANTS: dict[str, tuple[Plan, EngineName]] = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_trainer_passes_in_its_other_forms(variant: str) -> None:
     plan, engine = VARIANTS[variant]
-    settings = replace(SHORT, people=40) if variant == "everybody in each step" else SHORT
-    result = audited(settings, plan=plan, engine=engine)
+    everybody = variant == "everybody in each step"
+    result = audited(replace(SHORT, people=20, canaries=200) if everybody else SHORT, plan=plan, engine=engine)
     verdict = judge(result.evidence)
     failed = {gate.name: gate.failures for gate in verdict.gates if not gate.passed}
-    assert failed == {"clipping": ("people alone",)}
+    too_short: dict[str, tuple[str, ...]] = {"clipping": ("people alone",)}
+    if everybody:
+        too_short |= {"shift": ("canaries",), "bounds": ("canaries",)}
+    assert failed == too_short
     if variant == "distributed":
         assert result.claimed_epsilon > result.evidence.epsilons[PLANNED].pld  # alone it is worth less than in the sum
 
