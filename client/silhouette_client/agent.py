@@ -230,7 +230,7 @@ class Agent:
         )
 
     def _statistic_name(self, purpose: str) -> StatisticName:
-        for name in ("popularity", "transitions"):
+        for name in STATISTICS:
             if purpose == name:
                 return name
         raise RefusedError(f"expected a round for training, popularity or transitions, got {purpose[:40]!r}")

@@ -21,13 +21,15 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.hooks import RemovableHandle
 
+from silhouette_client.training.engine import clip_factors
+from silhouette_shared.config import Clipping
 from silhouette_shared.model.softmax import ScoredItems, Tape
 
 _BLOCK = 1024
@@ -85,7 +87,7 @@ class Bookkeeping:
         model: nn.Module,
         *,
         clip_norm: float,
-        clipping: Literal["flat", "automatic"] = "flat",
+        clipping: Clipping = "flat",
         stability: float = 0.01,
     ) -> None:
         if not 0 < clip_norm < math.inf:
@@ -209,12 +211,7 @@ class Bookkeeping:
 
     def _factors(self, squares: Tensor) -> Tensor:
         """What people's gradients are scaled by, float64 (B,), from their squared norms; zero if not finite."""
-        norms = squares.sqrt()
-        if self._clipping == "automatic":
-            factors = self._clip_norm / (norms + self._stability)
-        else:
-            factors = (self._clip_norm / norms).clamp(max=1.0)  # a zero norm gives infinity, hence 1
-        return torch.where(squares.isfinite(), factors, 0.0)
+        return clip_factors(squares.sqrt(), self._clip_norm, self._clipping, self._stability)
 
 
 @dataclass(frozen=True)

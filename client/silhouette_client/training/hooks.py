@@ -11,7 +11,7 @@ from opacus.grad_sample import GradSampleModule
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
-from silhouette_client.training.engine import Losses
+from silhouette_client.training.engine import Losses, clip_factors
 from silhouette_shared.config import Clipping
 
 # Opacus hooks every layer, and an embedding's input is item numbers, which have no gradient. torch then says that the
@@ -92,24 +92,3 @@ class OpacusHooks:
             parameter.grad = None
             if hasattr(parameter, "grad_sample"):
                 parameter.grad_sample = None
-
-
-def clip_factors(norms: Tensor, clip_norm: float, clipping: Clipping, stability: float) -> Tensor:
-    """What each person's gradient is multiplied by, shape (B,); zero where the norm is not finite.
-
-    Flat: `min(1, C / norm)`, Abadi et al. 2016, Algorithm 1. Automatic: `C / (norm + stability)`, AUTO-S of Bu et al.
-    2022, https://arxiv.org/abs/2206.07136, equation 5: every gradient is scaled to nearly the clip norm, so that the
-    clip norm is no setting any more.
-
-    Args:
-        norms: L2 norm of each person's gradient, shape (B,).
-        clip_norm: C.
-        clipping: Which of the two.
-        stability: Of the automatic form, above zero.
-
-    >>> clip_factors(torch.tensor([0.5, 2.0, float("inf")]), 1.0, "flat", 0.01).tolist()
-    [1.0, 0.5, 0.0]
-    """
-    # A zero norm gives infinity in the flat form, hence 1.
-    factors = clip_norm / (norms + stability) if clipping == "automatic" else (clip_norm / norms).clamp(max=1.0)
-    return torch.where(norms.isfinite(), factors, torch.zeros_like(factors))

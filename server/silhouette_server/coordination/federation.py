@@ -49,7 +49,7 @@ from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.secagg import Layout as SecureLayout
 from silhouette_shared.wire import StatisticReply, StatisticRequest, TrainReply, TrainRequest
 from silhouette_shared.wire.codec import Vector
-from silhouette_shared.wire.messages import POPULARITY, TRAIN, TRANSITIONS, StatisticName
+from silhouette_shared.wire.messages import POPULARITY, STATISTICS, TRAIN, TRANSITIONS, StatisticName
 from silhouette_shared.wire.rounds import WEIGHT, noised_layout, round_terms, training_layout
 
 _LOG = logging.getLogger(__name__)
@@ -420,8 +420,7 @@ class CheckedStrategy(Strategy):
         counting = self._job.counting
         if counting is None:
             return ()
-        names: tuple[StatisticName, ...] = ("popularity", "transitions")
-        return tuple(name for name in names if getattr(counting.budget, name) and name not in self._released)
+        return tuple(name for name in STATISTICS if getattr(counting.budget, name) and name not in self._released)
 
     def _count(self, statistic: StatisticName, grid: Grid, rounds: SecureRounds | None) -> None:
         """Ask everybody for one statistic, keep the sum, and make the prior of what is there."""
