@@ -23,7 +23,17 @@ from silhouette_shared.errors import UsageError
 # Strict: TOML has types, and "8" or true where a number belongs is a mistake, not a number.
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
-DimensionName = Literal["activity", "rhythm", "demographics", "interests", "content"]
+DimensionName = Literal[
+    "activity",
+    "browsing",
+    "purchases",
+    "feedback",
+    "spending",
+    "rhythm",
+    "demographics",
+    "interests",
+    "content",
+]
 """Aspects of a person that the encoder knows; each is one token of the fusion attention."""
 
 _NAME = re.compile(r"(?=[^A-Za-z0-9]*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
@@ -670,6 +680,7 @@ _MEANINGS = {
     "model.feed_forward": "inner width of a block's feed-forward layer, in widths",
     "model.lags": "events before that every event sees directly",
     "model.content_width": "columns of the public content vectors",
+    "model.dimensions": "also browsing, purchases, feedback and spending, where there are such events",
     "training": "Training without privacy, and the objective of both trainings.",
     "training.final_learning_rate": "fraction reached in the last round, along a cosine",
     "training.server_optimiser": "average, momentum or adam",

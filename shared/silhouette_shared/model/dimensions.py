@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from silhouette_shared.model.histories import GAP_BUCKETS, HOURS, UNKNOWN, WEEKDAYS, Batch
+from silhouette_shared.model.histories import GAP_BUCKETS, HOURS, UNKNOWN, VALUE_BUCKETS, WEEKDAYS, Batch
+from silhouette_shared.schema import BEHAVIOURS
 
 RECENT_HALF_LIFE_EVENTS = 10.0
 """After so many events a category or content vector counts half in the recent mean."""
@@ -53,6 +54,57 @@ class Activity(nn.Module):
     def forward(self, moments: Moments) -> tuple[Tensor, Tensor]:
         """Token (B, L, H) and whether it is present (B, L)."""
         return self.project(moments.running @ moments.states), moments.batch.mask
+
+
+def mean_so_far(values: Tensor, chosen: Tensor) -> Tensor:
+    """Means over the chosen events up to each moment, zero before the first: (B, L, F) and (B, L) give (B, L, F)."""
+    counted = chosen.to(values.dtype).cumsum(1).clamp(min=1)
+    return (values * chosen[..., None]).cumsum(1) / counted[..., None]
+
+
+def _among(behaviours: tuple[str, ...]) -> Tensor:
+    """Which numbers of behaviours are meant, (1 + number of behaviours,); 0 is an unknown one."""
+    return torch.tensor([False, *(name in behaviours for name in BEHAVIOURS)])
+
+
+class Deeds(nn.Module):
+    """What a person did of some kinds: the mean state of these events so far; absent before the first.
+
+    Browsing, purchases and feedback are such dimensions, with the behaviours of `schema`.
+    """
+
+    def __init__(self, width: int, behaviours: tuple[str, ...]) -> None:
+        super().__init__()
+        self.register_buffer("wanted", _among(behaviours), persistent=False)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        """Token (B, L, H) and whether it is present (B, L)."""
+        chosen = self.get_buffer("wanted")[moments.batch.behaviours] & moments.batch.mask
+        present = (chosen.cumsum(1) > 0) & moments.batch.mask
+        return self.project(mean_so_far(moments.states, chosen)), present
+
+
+class Spending(nn.Module):
+    """What a person pays: values of the purchases so far, and how large a part of all events they are.
+
+    Absent before the first purchase with a value.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("wanted", _among(("purchase",)), persistent=False)
+        self.expand = nn.Linear(VALUE_BUCKETS + 1, width)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        """Token (B, L, H) and whether it is present (B, L)."""
+        batch = moments.batch
+        paid = self.get_buffer("wanted")[batch.behaviours] & (batch.values != UNKNOWN) & batch.mask
+        values = F.one_hot(batch.values, VALUE_BUCKETS + 1)[..., 1:].to(moments.states.dtype)
+        share = moments.running @ paid[..., None].to(moments.states.dtype)
+        token = self.project(F.gelu(self.expand(torch.cat([mean_so_far(values, paid), share], dim=-1))))
+        return token, (paid.cumsum(1) > 0) & batch.mask
 
 
 class Rhythm(nn.Module):

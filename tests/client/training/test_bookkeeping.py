@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ from silhouette_shared.model.objective import draw_negatives, person_losses
 from silhouette_shared.model.softmax import Scorer, Tape, next_item_losses
 
 LONG = 16  # longer than every history of `histories()`
-DIMENSIONS: tuple[DimensionName, ...] = ("activity", "rhythm", "demographics", "interests", "content")
+DIMENSIONS: tuple[DimensionName, ...] = get_args(DimensionName)
 Clipping = Literal["flat", "automatic"]
 
 
@@ -186,7 +186,7 @@ def check(case: Case) -> None:
 def cases(draw: st.DrawFn) -> Case:
     items = draw(st.sampled_from([3, 20, 150]))
     lengths = draw(st.lists(st.sampled_from([1, 2, 3, 7, 12, 40]), min_size=1, max_size=6))
-    dimensions = draw(st.lists(st.sampled_from(DIMENSIONS), min_size=1, max_size=5, unique=True))
+    dimensions = draw(st.lists(st.sampled_from(DIMENSIONS), min_size=1, max_size=len(DIMENSIONS), unique=True))
     return Case(
         lengths=tuple(lengths),
         history=draw(st.sampled_from([2, 9, 16])),

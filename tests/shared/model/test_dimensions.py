@@ -12,13 +12,17 @@ from torch import Tensor, nn
 from silhouette_shared.model.dimensions import (
     RECENT_HALF_LIFE_EVENTS,
     Content,
+    Deeds,
     Demographics,
     Interests,
     Moments,
     Rhythm,
+    Spending,
+    mean_so_far,
     running_mean_weights,
 )
 from silhouette_shared.model.histories import Batch
+from silhouette_shared.schema import BEHAVIOURS, BROWSING, FEEDBACK, PURCHASES
 
 
 def moments(batch: Batch) -> Moments:
@@ -101,6 +105,59 @@ def test_rhythm_reads_how_often_and_not_in_which_order() -> None:
     one, other = (dimension(moments(b))[0] for b in (batch, mixed))
     assert torch.allclose(one[:, -1], other[:, -1], atol=1e-6)
     assert not torch.allclose(one[:, 0], other[:, 0], atol=1e-6)
+
+
+def with_behaviours(batch: Batch, names: list[str]) -> Batch:
+    """One person who did these things, one after the other."""
+    numbers = torch.tensor([[BEHAVIOURS.index(name) + 1 for name in names]])
+    return replace(batch, behaviours=numbers)
+
+
+DAY = ["view", "click", "cart", "purchase", "view", "rate", "search", "return", "share", "favourite", "review", "view"]
+
+
+@pytest.mark.parametrize("kind", [BROWSING, PURCHASES, FEEDBACK], ids=["browsing", "purchases", "feedback"])
+def test_deeds_are_the_mean_state_of_their_own_events_so_far_and_absent_before_the_first(kind: tuple[str, ...]) -> None:
+    batch = with_behaviours(batch_of([3]), DAY)
+    states = torch.randn(1, 12, 8, generator=torch.Generator().manual_seed(1))
+    dimension = Deeds(8, kind)
+    plain(dimension.project)
+    token, present = dimension(replace(moments(batch), states=states))
+    for t in range(12):
+        own = [event for event in range(t + 1) if DAY[event] in kind]
+        assert bool(present[0, t]) == bool(own)
+        if own:
+            assert torch.allclose(token[0, t], states[0, own].mean(0), atol=1e-6)
+
+
+def test_every_behaviour_is_of_one_kind() -> None:
+    assert sorted(BROWSING + PURCHASES + FEEDBACK) == sorted(BEHAVIOURS)
+
+
+def test_an_unknown_behaviour_and_padding_are_no_deeds() -> None:
+    batch = replace(batch_of([0, 3]), behaviours=torch.zeros(2, 12, dtype=torch.int64))
+    assert not Deeds(8, BROWSING)(moments(batch))[1].any()
+    viewed = replace(batch_of([0, 3]), behaviours=torch.ones(2, 12, dtype=torch.int64))
+    assert torch.equal(Deeds(8, BROWSING)(moments(viewed))[1], viewed.mask)
+
+
+def test_spending_reads_what_purchases_cost_and_nothing_else() -> None:
+    batch = with_behaviours(batch_of([3]), DAY)
+    priced = replace(batch, values=torch.full_like(batch.values, 7))
+    dimension = Spending(8)
+    token, present = dimension(moments(priced))
+    assert present[0].tolist() == [False] * 3 + [True] * 9
+    dearer = priced.values.clone()
+    dearer[0, 5] = 30  # a rating
+    assert torch.equal(dimension(moments(replace(priced, values=dearer)))[0], token)
+    dearer[0, 3] = 30  # the purchase
+    assert not torch.equal(dimension(moments(replace(priced, values=dearer)))[0][0, 3:], token[0, 3:])
+    assert not dimension(moments(replace(priced, values=torch.zeros_like(priced.values))))[1].any()
+
+
+def test_means_so_far_are_those_of_the_chosen_events() -> None:
+    values = torch.tensor([[[1.0], [5.0], [3.0]]])
+    assert mean_so_far(values, torch.tensor([[False, True, True]]))[0, :, 0].tolist() == [0.0, 5.0, 4.0]
 
 
 def test_demographics_tells_every_class_of_every_attribute_apart() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import get_args
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from silhouette_shared.model.encoder import Profile, ProfileEncoder, at_last, dr
 from silhouette_shared.model.histories import Batch
 from silhouette_shared.model.vector import Layout, read_vector
 
-ALL: tuple[DimensionName, ...] = ("activity", "rhythm", "demographics", "interests", "content")
+USUAL: tuple[DimensionName, ...] = ("activity", "rhythm", "demographics", "interests", "content")
+EVERY: tuple[DimensionName, ...] = get_args(DimensionName)
 OUTPUTS = ("vector", "weights", "state")
 
 
@@ -26,7 +28,7 @@ def whole_batch(rows: list[int] | None = None, *, seed: int = 0) -> Batch:
 
 def profile_of(batch: Batch, model: ProfileEncoder | None = None) -> Profile:
     with torch.no_grad():
-        found: Profile = (model or encoder(scale=10.0))(batch)
+        found: Profile = (model or encoder(scale=10.0, dimensions=EVERY))(batch)
     return found
 
 
@@ -56,12 +58,12 @@ def test_no_later_event_changes_an_earlier_output_in_a_single_bit(moment: int) -
 @pytest.mark.parametrize("moment", [0, 3])
 def test_every_kind_of_input_is_read(moment: int) -> None:
     """Else the tests of independence would pass for an encoder that ignores its inputs."""
-    batch = whole_batch([3])
-    base = profile_of(batch)
+    batch, model = whole_batch([3]), encoder(scale=10.0, dimensions=EVERY)
+    base = profile_of(batch, model)
     for name in ("items", "behaviours", "values", "hours", "weekdays", "gaps"):
         column = getattr(batch, name).clone()
         column[0, moment] = column[0, moment] % 5 + 1
-        changed = profile_of(replace(batch, **{name: column}))
+        changed = profile_of(replace(batch, **{name: column}), model)
         assert not torch.equal(changed.vector[0, moment], base.vector[0, moment]), name
     attributes = batch.attributes % 2 + 1
     assert not torch.equal(profile_of(replace(batch, attributes=attributes)).vector, base.vector)
@@ -105,7 +107,8 @@ def others_replaced(batch: Batch, row: int) -> Batch:
 def test_everybody_elses_records_do_not_change_a_persons_outputs_or_gradient_in_a_single_bit(row: int) -> None:
     found = []
     for batch in (whole_batch(), others_replaced(whole_batch(), row)):
-        model = encoder(scale=10.0)
+        model = encoder(scale=10.0, dimensions=EVERY)
+        assert model.dimension_names == EVERY
         profile = model(batch)
         scores = model.item_scores(profile.state[row])[:, 1:]
         (scores.logsumexp(-1).sum() + profile.vector[row].square().sum()).backward()
@@ -120,7 +123,7 @@ def test_a_missing_dimension_weighs_nothing_and_the_others_sum_to_one() -> None:
     blank = torch.zeros_like(batch.hours)
     unknown = replace(batch, attributes=torch.zeros_like(batch.attributes), hours=blank, weekdays=blank, gaps=blank)
     model = encoder(scale=10.0)
-    assert model.dimension_names == ALL
+    assert model.dimension_names == USUAL
     weights = profile_of(unknown, model).weights[batch.mask]
     assert (weights[:, [1, 2]] == 0).all()
     assert (weights[:, [0, 3, 4]] > 0).all()
