@@ -123,9 +123,7 @@ class Agent:
         self._foreseen: set[str] = set()  # runs that were found to fit to their ends
         self._enrolment = enrolment
         self._member = (
-            None
-            if enrolment is None
-            else SecureMember(partner, enrolment, secrets(0, "aggregation"), self, self._ledger_head)
+            None if enrolment is None else SecureMember(partner, enrolment, secrets(0, "aggregation"), self, ledger)
         )
 
     def describe(self, request: DescribeRequest) -> Description:
@@ -234,9 +232,6 @@ class Agent:
             if purpose == name:
                 return name
         raise RefusedError(f"expected a round for training, popularity or transitions, got {purpose[:40]!r}")
-
-    def _ledger_head(self) -> bytes:
-        return bytes(32) if self._ledger is None else self._ledger.head.hash
 
     def _refuse_in_the_open(self) -> None:
         if self._member is not None:

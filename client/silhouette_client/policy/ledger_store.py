@@ -243,6 +243,15 @@ class Ledger:
             witness.publish(self._node, head)
             self._witness = witness
 
+    def check_witnessed(self, head: Head, holder: str) -> None:
+        """Make sure that this ledger still holds what somebody else has seen of it.
+
+        Raises:
+            IntegrityError: If this is an older copy, or another ledger.
+        """
+        with self._usable():
+            self._chain.check_head(head, holder)
+
     @property
     def entries(self) -> Sequence[Entry]:
         """All entries as far as this process has read, oldest first."""

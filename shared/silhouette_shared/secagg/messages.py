@@ -29,6 +29,7 @@ from silhouette_shared.secagg.framing import (
     Many,
     Message,
     Number,
+    Pieces,
     Record,
     Text,
     frame,
@@ -36,6 +37,7 @@ from silhouette_shared.secagg.framing import (
 )
 from silhouette_shared.secagg.keys import TAG_BYTES, Identity, digest, verify
 from silhouette_shared.secagg.sharing import SHARE_BYTES
+from silhouette_shared.secagg.standing import STANDING_BYTES
 
 PARTNER_MINIMUM = 3
 NOTHING = bytes(32)
@@ -139,7 +141,7 @@ class Manifest(Message):
 
 @dataclass(frozen=True)
 class Advertise(Message):
-    """A partner's keys for one round, and where its ledger stands."""
+    """A partner's keys for one round, where its ledger stands, and where it has seen the others' stand."""
 
     KIND: ClassVar[int] = 2
     LABEL: ClassVar[bytes] = b"advertise"
@@ -148,7 +150,8 @@ class Advertise(Message):
     cipher_key: bytes = wire(PUBLIC_KEY)
     mask_key: bytes = wire(PUBLIC_KEY)
     commitment: bytes = wire(DIGEST)
-    ledger_head: bytes = wire(DIGEST)
+    ledger: bytes = wire(Fixed(STANDING_BYTES))
+    seen: bytes = wire(Pieces(STANDING_BYTES))
     signature: bytes = wire(SIGNATURE, default=NOTHING * 2)
 
 
