@@ -80,6 +80,10 @@ class RunFolder:
         """State of one training."""
         return self.state / "trainings" / name
 
+    def secure(self, name: str) -> Path:
+        """Signed records of one training's secure rounds, for an auditor."""
+        return self.path / "secure" / name
+
     def row(self, name: str) -> Path:
         """Finished rankings of one row."""
         return self.state / "rows" / f"{name}.safetensors"

@@ -254,6 +254,7 @@ class _Simulation:
                 name=name,
                 budget=budget,
                 folder=folder,
+                records=self.folder.secure(name),
                 machine=machine,
                 on_round=self._watch(name, partners, schedule.rounds),
             )

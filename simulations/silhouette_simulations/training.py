@@ -122,6 +122,7 @@ def train_together(
     name: str,
     budget: Budget | None,
     folder: Path,
+    records: Path | None = None,
     machine: Machine,
     on_round: Callable[[RoundRecord, Tensor], None],
 ) -> Trained:
@@ -134,6 +135,7 @@ def train_together(
         name: Of this training; names its draws and its checkpoint.
         budget: None trains without privacy.
         folder: For node data and the checkpoint; a training found there half done goes on.
+        records: For the signed records of secure rounds, which outlast the training; None keeps them in `folder`.
         machine: Backend, device, workers and engine.
         on_round: Told every finished round and the model after it.
     """
@@ -167,7 +169,9 @@ def train_together(
         counting=counting_of(plan, vocabulary, budget),
         secure=None
         if keys is None
-        else secure_job(plan, vocabulary, budget, layout.size, keys.desk(folder / "secure"), max(declared.values())),
+        else secure_job(
+            plan, vocabulary, budget, layout.size, keys.desk(records or folder / "secure"), max(declared.values())
+        ),
         training=None if budget is None else budget.training,
         checkpoint=folder / "checkpoint.safetensors",
         on_round=on_round,

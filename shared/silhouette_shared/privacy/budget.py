@@ -110,6 +110,17 @@ def _training_of(
     )
 
 
+def released(plan: Plan, mechanism: SampledGaussian, size: int) -> SampledGaussian:
+    """The mechanism as it is charged: on the integer grid of what it releases.
+
+    Args:
+        plan: For the grid.
+        mechanism: Of the budget.
+        size: Coordinates of the sum.
+    """
+    return mechanism.on_grid(Grid.of(mechanism.clip_norm, plan.privacy.grid_bits), size)
+
+
 def shares_of(plan: Plan) -> int:
     """Into how many the noise is divided: one in mode `local`, as many as are sure to be honest and there else."""
     return honest_survivors(plan.partition.partners) if plan.privacy.mode == "distributed" else 1

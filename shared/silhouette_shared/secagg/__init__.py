@@ -14,7 +14,7 @@ from silhouette_shared.secagg.encoding import Encoded, Layout, Section
 from silhouette_shared.secagg.keys import Identity
 from silhouette_shared.secagg.messages import PARTNER_MINIMUM, Pins, Terms, genesis
 from silhouette_shared.secagg.partner import MaskedReply, Partner
-from silhouette_shared.secagg.transcript import Checked, verify_chain, verify_sum, verify_transcript
+from silhouette_shared.secagg.transcript import Checked, check_ledgers, verify_chain, verify_sum, verify_transcript
 
 __all__ = [
     "COORDINATOR",
@@ -37,6 +37,7 @@ __all__ = [
     "Step",
     "Terms",
     "TooFewError",
+    "check_ledgers",
     "genesis",
     "verify_chain",
     "verify_sum",
