@@ -15,9 +15,11 @@ from silhouette_client.policy.ledger_store import Ledger
 from silhouette_client.policy.receipt import Receipt
 from silhouette_client.secure import Asked, Enrolment, SecureMember
 from silhouette_client.training.engine import EngineName
+from silhouette_client.training.figures import evaluation_sum, figure_sum
 from silhouette_client.training.local import train_plainly
 from silhouette_client.training.private import noised_gradient, train_privately
 from silhouette_client.training.release import (
+    ClippedSum,
     NoisedSum,
     PlainUpdate,
     PrivateUpdate,
@@ -27,9 +29,10 @@ from silhouette_client.training.release import (
 )
 from silhouette_client.training.statistics import popularity_sum, transition_sum
 from silhouette_client.training.step import ChargedNoise
-from silhouette_shared.config import Plan
+from silhouette_shared.config import Plan, ReleaseName
 from silhouette_shared.errors import RefusedError
 from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
+from silhouette_shared.model.figures import FIGURES
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.model.pairs import pair_count
 from silhouette_shared.model.vector import Layout, write_vector
@@ -110,7 +113,10 @@ class Agent:
         if terms.budget is not None and ledger is None:
             raise ValueError("expected a ledger to charge private releases to, got none")
         self.partner = partner
-        self._histories = histories
+        self._everything = self._histories = histories
+        if terms.budget is not None and terms.budget.evaluation is not None:
+            # The newest event is asked for by the evaluation and for nothing else. Who has no other keeps it.
+            self._histories = histories.without_last((histories.lengths > 1).long())
         self._plan = plan
         self._vocabulary = vocabulary
         self._terms = terms
@@ -123,9 +129,7 @@ class Agent:
         self._foreseen: set[str] = set()  # runs that were found to fit to their ends
         self._enrolment = enrolment
         self._member = (
-            None
-            if enrolment is None
-            else SecureMember(partner, enrolment, secrets(0, "aggregation"), self, self._ledger_head)
+            None if enrolment is None else SecureMember(partner, enrolment, secrets(0, "aggregation"), self, ledger)
         )
 
     def describe(self, request: DescribeRequest) -> Description:
@@ -181,11 +185,12 @@ class Agent:
                 people=self._terms.largest_partner,
             )
         else:
-            name = self._statistic_name(asked.purpose)
+            name = self._release_name(asked.purpose)
             if asked.round < 0:
                 raise RefusedError(f"expected an attempt from 0 on at {name}, got {asked.round}")
-            request = self._statistic_request(asked)
-            mechanism, grid, size = self._statistic(name, len(request.active))
+            if name == "evaluation":
+                self._check_model(_only(asked, "parameters"))
+            mechanism, grid, size = self._statistic(name, len(_only(asked, _input_of(name))))
             layout = noised_layout(size, mechanism, grid, people=self._terms.largest_partner)
         return round_terms(
             self._plan,
@@ -206,8 +211,8 @@ class Agent:
             private = self._terms.budget is not None
             weight = self._terms.declared_people if private else len(self._histories)
             return encode_update(update, weight, terms.layout)
-        noised = self._counted(self._statistic_name(asked.purpose), self._statistic_request(asked), asked.round)
-        return encode_sum(noised, terms.layout)
+        name = self._release_name(asked.purpose)
+        return encode_sum(self._counted(asked.run, name, _only(asked, _input_of(name)), asked.round), terms.layout)
 
     @property
     def _roster_size(self) -> int:
@@ -221,22 +226,14 @@ class Agent:
             parameters=_only(asked, "parameters"),
         )
 
-    def _statistic_request(self, asked: Asked) -> StatisticRequest:
-        return StatisticRequest(
-            run=asked.run,
-            statistic=self._statistic_name(asked.purpose),
-            plan_digest=self._plan.digest,
-            active=_only(asked, "active"),
-        )
-
-    def _statistic_name(self, purpose: str) -> StatisticName:
-        for name in STATISTICS:
+    def _release_name(self, purpose: str) -> StatisticName | ReleaseName:
+        for name in (*STATISTICS, *FIGURES):
             if purpose == name:
                 return name
-        raise RefusedError(f"expected a round for training, popularity or transitions, got {purpose[:40]!r}")
-
-    def _ledger_head(self) -> bytes:
-        return bytes(32) if self._ledger is None else self._ledger.head.hash
+        raise RefusedError(
+            f"expected a round for training, popularity or transitions, or for one of {', '.join(FIGURES)}, got "
+            f"{purpose[:40]!r}"
+        )
 
     def _refuse_in_the_open(self) -> None:
         if self._member is not None:
@@ -334,7 +331,7 @@ class Agent:
     def _whole_run(self, budget: Budget) -> list[SampledGaussian]:
         """Everything that a run of the plan charges, each on its grid."""
         active = min(self._plan.statistics.active_items, len(self._encoder.item.weight) - 1)
-        counted: list[StatisticName] = [name for name in STATISTICS if getattr(budget, name) is not None]
+        counted = [name for name in (*STATISTICS, *FIGURES) if getattr(budget, name) is not None]
         parts = [self._statistic(name, active)[0] for name in counted]
         if budget.training is not None:
             parts.append(self._of_round(budget.training).after(budget.training.steps))
@@ -361,7 +358,8 @@ class Agent:
         self._refuse_in_the_open()
         if request.statistic != statistic:
             raise RefusedError(f"expected a request for {statistic}, got one for {request.statistic}")
-        noised = self._counted(statistic, request)
+        self._check_plan(request.plan_digest)
+        noised = self._counted(request.run, statistic, request.active)
         return StatisticReply(
             run=request.run,
             statistic=statistic,
@@ -369,39 +367,61 @@ class Agent:
             total=noised.value().cpu().numpy(),
         )
 
-    def _counted(self, statistic: StatisticName, request: StatisticRequest, attempt: int = 0) -> NoisedSum:
-        """A statistic's noised sum; every attempt is a charge of its own, as long as the budget lasts."""
-        self._check_plan(request.plan_digest)
+    def _counted(self, run: str, statistic: StatisticName | ReleaseName, inputs: Vector, attempt: int = 0) -> NoisedSum:
+        """A statistic's or a figure's noised sum; every attempt is a charge of its own, as long as the budget lasts.
+
+        Args:
+            run: The run's name.
+            statistic: What is counted.
+            inputs: Active items for the transitions, the model for the evaluation, nothing for the others.
+            attempt: Number of it.
+        """
         if self._ledger is None:
             raise RefusedError(f"expected a request of the plan, got one for {statistic}, which has no budget in it")
-        active = torch.from_numpy(request.active).to(self._device)
-        items = len(self._encoder.item.weight) - 1
-        self._check_active(statistic, active, items)
-        released, grid, size = self._statistic(statistic, len(active))
-        receipt = self._charge(request.run, attempt, statistic, released, request.active)
+        if statistic == "evaluation":
+            self._check_model(inputs)
+        else:
+            self._check_active(statistic, inputs)
+        released, grid, size = self._statistic(statistic, len(inputs))
+        receipt = self._charge(run, attempt, statistic, released, inputs)
         noise = ChargedNoise(receipt, released, self._secrets(attempt, statistic), grid, size)
         noise.begin()
-        if statistic == "popularity":
-            clipped = popularity_sum(self._histories, items)
-        else:
-            clipped = transition_sum(self._histories, active, self._plan.statistics.window, items)
-        return noise.release(clipped)
+        return noise.release(self._clipped(statistic, torch.from_numpy(inputs).to(self._device)))
 
-    def _statistic(self, statistic: StatisticName, active: int) -> tuple[SampledGaussian, Grid, int]:
+    def _clipped(self, statistic: StatisticName | ReleaseName, inputs: torch.Tensor) -> ClippedSum:
+        """The sum before its noise, for nobody but `_counted`."""
+        items = len(self._encoder.item.weight) - 1
+        if statistic == "popularity":
+            return popularity_sum(self._histories, items)
+        if statistic == "transitions":
+            return transition_sum(self._histories, inputs, self._plan.statistics.window, items)
+        if statistic == "evaluation":
+            with self._turn:
+                self._take_over(inputs)
+                return evaluation_sum(self._encoder, self._everything, self._vocabulary)
+        return figure_sum(statistic, self._histories, self._vocabulary)
+
+    def _statistic(self, statistic: StatisticName | ReleaseName, active: int) -> tuple[SampledGaussian, Grid, int]:
         """The mechanism of a statistic on its grid, the grid, and the size of its sum."""
         budget = self._terms.budget
         mechanism: SampledGaussian | None = None if budget is None else getattr(budget, statistic)
         if mechanism is None:
             raise RefusedError(f"expected a request of the plan, got one for {statistic}, which has no budget in it")
-        size = len(self._encoder.item.weight) if statistic == "popularity" else pair_count(active)
+        if statistic == "popularity":
+            size = len(self._encoder.item.weight)
+        elif statistic == "transitions":
+            size = pair_count(active)
+        else:
+            size = len(FIGURES[statistic].cells(self._vocabulary))
         grid = Grid.of(mechanism.clip_norm, self._plan.privacy.grid_bits)
         return mechanism.on_grid(grid, size), grid, size
 
-    def _check_active(self, statistic: StatisticName, active: torch.Tensor, items: int) -> None:
-        expected = 0 if statistic == "popularity" else min(self._plan.statistics.active_items, items)
+    def _check_active(self, statistic: StatisticName | ReleaseName, active: Vector) -> None:
+        items = len(self._encoder.item.weight) - 1
+        expected = min(self._plan.statistics.active_items, items) if statistic == "transitions" else 0
         if len(active) != expected:
             raise RefusedError(f"expected {expected} active items, got {len(active)}")
-        if len(active) and (int(active.min()) < 1 or int(active.max()) > items or len(active.unique()) < len(active)):
+        if len(active) and (int(active.min()) < 1 or int(active.max()) > items or len(set(active)) < len(active)):
             raise RefusedError(f"expected different active items from 1 to {items}, got others")
 
     def _check_plan(self, digest: str) -> None:
@@ -416,11 +436,19 @@ class Agent:
         rounds = self._plan.privacy.rounds if private else self._plan.training.rounds
         if not 1 <= request.round <= rounds:
             raise RefusedError(f"expected a round from 1 to {rounds}, got {request.round}")
+        self._check_model(request.parameters)
+
+    def _check_model(self, parameters: Vector) -> None:
         size = self._layout.size + self._encoder.prior_size
-        if request.parameters.shape != (size,):
-            raise RefusedError(f"expected a model of {size} parameters, got shape {request.parameters.shape}")
-        if not np.isfinite(request.parameters).all():  # torch's takes 20 times as long
+        if parameters.shape != (size,):
+            raise RefusedError(f"expected a model of {size} parameters, got shape {parameters.shape}")
+        if not np.isfinite(parameters).all():  # torch's takes 20 times as long
             raise RefusedError("expected a finite model, got infinite or undefined parameters")
+
+
+def _input_of(statistic: StatisticName | ReleaseName) -> str:
+    """What a coordinator sends along."""
+    return "parameters" if statistic == "evaluation" else "active"
 
 
 def _only(asked: Asked, name: str) -> Vector:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from silhouette_client.agent import Agent, Secrets, Terms, unpredictable
+from silhouette_client.peers import PeerMemory
 from silhouette_client.policy.ledger_store import Ledger
 from silhouette_client.policy.witness import FileWitness
 from silhouette_client.secure import Enrolment, RoundMemory
@@ -38,6 +39,8 @@ DEVICE_VARIABLE = "SILHOUETTE_DEVICE"
 IDENTITY_FILE = "identity.key"
 
 ROUNDS_FILE = "secure-rounds.json"
+
+PEERS_FILE = "peer-ledgers.json"
 
 _ACCOUNTANTS_DIFFER = 0.02  # calibration and admission may ask different ones
 
@@ -107,6 +110,7 @@ class Fittings:
     ledger: Callable[[Path, Agreement], Ledger]  # opens that of the partner with this folder
     secrets: Callable[[Agreement, str], Secrets] = lambda agreement, partner: unpredictable
     engine: EngineName = "bookkeeping"
+    peers: Callable[[Path], PeerMemory] = lambda folder: PeerMemory(folder / PEERS_FILE)
 
 
 def ledger_on_disk(folder: Path, agreement: Agreement) -> Ledger:
@@ -159,14 +163,14 @@ def open_agent(folder: Path, index: int, device: torch.device, fittings: Fitting
         ledger=None if agreement.budget is None else fittings.ledger(folder / names[index], agreement),
         secrets=fittings.secrets(agreement, names[index]),
         engine=fittings.engine,
-        enrolment=None if agreement.pins is None else _read_enrolment(folder / names[index], agreement.pins),
+        enrolment=None if agreement.pins is None else _read_enrolment(folder / names[index], agreement.pins, fittings),
     )
 
 
-def _read_enrolment(folder: Path, pins: Pins) -> Enrolment:
+def _read_enrolment(folder: Path, pins: Pins, fittings: Fittings) -> Enrolment:
     path = folder / IDENTITY_FILE
     try:
-        return Enrolment(Identity(path.read_bytes()), pins, RoundMemory(folder / ROUNDS_FILE))
+        return Enrolment(Identity(path.read_bytes()), pins, RoundMemory(folder / ROUNDS_FILE), fittings.peers(folder))
     except FileNotFoundError:
         raise UsageError(f"{path}: expected this partner's signing key, found none; enrol it again") from None
     except ValueError:

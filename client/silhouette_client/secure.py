@@ -7,14 +7,15 @@ masked form leaves.
 
 import json
 import logging
-import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from silhouette_client.peers import OldLedgerError, OwnLedger, PeerMemory, check_told, standing_of
 from silhouette_shared.errors import IntegrityError, RefusedError
+from silhouette_shared.files import write_atomically
 from silhouette_shared.randomness import SecretBytes
 from silhouette_shared.secagg import AbortError, Identity, Partner, Pins, Terms, genesis
 from silhouette_shared.secagg.encoding import Encoded
@@ -52,17 +53,7 @@ class RoundMemory:
         self._last[run] = number
         if self._path is None:
             return
-        partial = self._path.with_name(f"{self._path.name}.partial")
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(self._last, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._path)
-        descriptor = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_atomically(self._path, json.dumps(self._last).encode())
 
 
 def _read_rounds(path: Path) -> dict[str, int]:
@@ -77,11 +68,12 @@ def _read_rounds(path: Path) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Enrolment:
-    """Who this partner is, whom it trusts to be who, and which rounds it has answered."""
+    """Who this partner is, whom it trusts to be who, which rounds it has answered, and what it saw of the others."""
 
     identity: Identity
     pins: Pins
     memory: RoundMemory = field(default_factory=RoundMemory)
+    peers: PeerMemory = field(default_factory=PeerMemory)
 
 
 @dataclass(frozen=True)
@@ -114,7 +106,7 @@ class SecureMember:
         enrolment: Its identity, and the others'.
         source: For keys and shares.
         contributor: Makes the vector.
-        ledger_head: Where its ledger stands, 32 bytes; the other partners see it and notice an older copy.
+        ledger: Its own; the other partners see where it stands and notice an older copy. None has none.
     """
 
     def __init__(
@@ -123,10 +115,10 @@ class SecureMember:
         enrolment: Enrolment,
         source: SecretBytes,
         contributor: Contributor,
-        ledger_head: Callable[[], bytes],
+        ledger: OwnLedger | None,
     ) -> None:
         self._name, self._enrolment, self._source = name, enrolment, source
-        self._contributor, self._ledger_head = contributor, ledger_head
+        self._contributor, self._ledger = contributor, ledger
         self._partner: Partner | None = None
         self._open: _Open | None = None
         self._turn = threading.Lock()  # a late answer to one round and the first to the next do not mix
@@ -161,26 +153,39 @@ class SecureMember:
         parts = exchange.parts
         if exchange.step == "advertise":
             opened = self._read(partner, exchange)
-            advert = partner.advertise(parts["manifest"], opened.terms, self._ledger_head())
+            seen = self._enrolment.peers.seen
+            advert = partner.advertise(parts["manifest"], opened.terms, standing_of(self._ledger), seen)
             self._open = opened  # only now is it what the coordinator has signed
             return {"advertise": advert}, None
         if exchange.step == "mask":
             return self._mask(partner, exchange)
         self._same_round(exchange)
         if exchange.step == "share":
-            return {"shares": partner.share(parts["roll"])}, None
+            shares = partner.share(parts["roll"])
+            self._compare_ledgers(partner)
+            return {"shares": shares}, None
         if exchange.step == "agree":
             agreement = partner.agree(parts["survivors"])
-            return {"agreement": agreement, "advertise": partner.advertise_ahead(self._ledger_head())}, None
+            return {"agreement": agreement, "advertise": partner.advertise_ahead(standing_of(self._ledger))}, None
         self._open = None  # this is the last step
         unmask = partner.unmask(parts["quorum"])
         if "roll" not in parts:
             return {"unmask": unmask}, None
         try:
-            return {"unmask": unmask, "shares": partner.share_ahead(parts["roll"])}, None
-        except AbortError as error:
+            shares = partner.share_ahead(parts["roll"])
+            self._compare_ledgers(partner)
+            return {"unmask": unmask, "shares": shares}, None
+        except (AbortError, OldLedgerError) as error:
+            partner.give_up()  # this round is over here, and only the keys for the next are left
             _LOG.warning("no keys are sent ahead, the next round takes five steps: %s", error)
             return {"unmask": unmask}, None
+
+    def _compare_ledgers(self, partner: Partner) -> None:
+        """Nobody's ledger may be older than somebody has seen it; before this partner charges or masks anything."""
+        if self._ledger is None:
+            return
+        check_told(self._ledger, partner.told)
+        self._enrolment.peers.take({name: one for name, one in partner.heads.items() if name != self._name})
 
     def _mask(self, partner: Partner, exchange: Exchange) -> tuple[dict[str, bytes], Vector]:
         """The one vector of a round, made for what was signed and masked."""

@@ -115,7 +115,14 @@ def secure_job(
     if training is not None:
         grid = PrivacyGrid.of(training.clip_norm, plan.privacy.grid_bits)
         training = training.after(plan.privacy.local_steps).on_grid(grid, size)
-    return SecureJob(desk=desk, plan=plan, vocabulary=vocabulary, training=training, largest_partner=largest_partner)
+    return SecureJob(
+        desk=desk,
+        plan=plan,
+        vocabulary=vocabulary,
+        training=training,
+        largest_partner=largest_partner,
+        figures={} if budget is None else budget.figures,
+    )
 
 
 app = ServerApp()

@@ -43,6 +43,12 @@ Clipping = Literal["flat", "automatic"]
 ServerOptimiserName = Literal["average", "momentum", "adam", "adam_corrected"]
 """`adam_corrected` takes the known noise out of Adam's second moment; it needs training with privacy."""
 
+FigureName = Literal["attributes", "behaviours", "history_length", "events_a_day", "value"]
+"""What can be counted over people's records: histograms, and quantiles read from those in bins."""
+
+ReleaseName = Literal["attributes", "behaviours", "history_length", "events_a_day", "value", "evaluation"]
+"""The same, and hits and NDCG of the trained model."""
+
 PartitionScheme = Literal["random", "dirichlet", "sizes", "attribute"]
 RowName = Literal[
     "popularity",
@@ -377,6 +383,39 @@ class Statistics:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Analytics:
+    """What else is released of the people in a run with privacy, through secure aggregation and from the same budget.
+
+    Shares are counted as those of `Statistics`. With a share for the evaluation every partner holds out the newest
+    event of each of its people from everything else; hits and NDCG at ten on it are summed once, for the final model.
+    """
+
+    share: float = 0.0  # of all figures together, in equal parts; 0 releases none
+    figures: tuple[FigureName, ...] = ("attributes", "behaviours", "history_length", "events_a_day", "value")
+    evaluation_share: float = 0.0  # of the federated evaluation; 0 leaves it out
+
+    @model_validator(mode="after")
+    def _check(self) -> "Analytics":
+        for name in ("share", "evaluation_share"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"analytics.{name}", "a share from 0 to 1", value)
+        _require(
+            len(set(self.figures)) == len(self.figures) and (len(self.figures) > 0 or self.share == 0),
+            "analytics.figures",
+            "at least one figure, each once, or a share of 0",
+            list(self.figures),
+        )
+        return self
+
+    @property
+    def shares(self) -> dict[ReleaseName, float]:
+        """Of everything that is released, in the order of its release."""
+        figures: dict[ReleaseName, float] = {name: self.share / len(self.figures) for name in self.figures}
+        parts = {**figures, "evaluation": self.evaluation_share}
+        return {name: part for name, part in parts.items() if part > 0}
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Replies:
     """When the coordinator goes on without a partner and when it stops."""
 
@@ -456,6 +495,7 @@ class Plan:
     training: Training = field(default_factory=Training)
     privacy: Privacy = field(default_factory=Privacy)
     statistics: Statistics = field(default_factory=Statistics)
+    analytics: Analytics = field(default_factory=Analytics)
     aggregation: Aggregation = field(default_factory=Aggregation)
     replies: Replies = field(default_factory=Replies)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -482,7 +522,20 @@ class Plan:
             f"{self.partition.partners} partners",
         )
         self._check_distributed()
-        together = self.statistics.popularity_share + self.statistics.transition_share
+        analytics = sum(self.analytics.shares.values())
+        _require(
+            analytics == 0 or self.privacy.mode == "none" or self.aggregation.protocol == "sa-1",
+            "aggregation.protocol",
+            "sa-1 with a share for analytics, which are released as sums over all partners alone",
+            self.aggregation.protocol,
+        )
+        together = self.statistics.popularity_share + self.statistics.transition_share + analytics
+        _require(
+            self.privacy.mode == "none" or together <= 1,
+            "analytics.share",
+            "shares of statistics and analytics of at most 1 together",
+            together,
+        )
         _require(
             self.privacy.mode == "none" or self.privacy.rounds > 0 or self.statistics.on,
             "privacy.rounds",
@@ -695,6 +748,10 @@ _MEANINGS = {
     "privacy.sampling_rate": "probability of a person to take part in a step",
     "privacy.local_steps": "steps a round; with one the sum over partners is claimed too",
     "privacy.grid_bits": "sums are whole numbers of clip_norm x 2^-grid_bits",
+    "analytics": "What else is released of the people, through secure aggregation and from the same budget.",
+    "analytics.share": "of the budget for all figures together",
+    "analytics.figures": "histograms, and quantiles read from those in bins",
+    "analytics.evaluation_share": "of hits and NDCG of the final model; each newest event is then held out",
     "replies": "When the coordinator goes on without a partner and when it stops.",
     "replies.minimum": "fewer valid answers in a round end the run, resumably",
     "evaluation": "How quality is measured in a simulation.",

@@ -13,6 +13,7 @@ from flwr.app import Context
 from silhouette_client.agent import Agent, Secrets
 from silhouette_client.app import make_client_app
 from silhouette_client.node_folder import Fittings, limits_of, open_agent_of
+from silhouette_client.peers import PeerMemory
 from silhouette_client.policy.ledger_store import Ledger
 from silhouette_client.training.engine import EngineName
 from silhouette_shared.randomness import ReproducibleSource, SecretBytes
@@ -25,7 +26,8 @@ ENGINE_VARIABLE = "SILHOUETTE_SIMULATED_ENGINE"
 
 def simulated(engine: EngineName) -> Fittings:
     """What the agents of a simulation are given."""
-    return Fittings(ledger=_ledger, secrets=_secrets, engine=engine)
+    # The ledgers end with the process, and so does what the partners have seen of one another's.
+    return Fittings(ledger=_ledger, secrets=_secrets, engine=engine, peers=lambda folder: PeerMemory())
 
 
 def _ledger(folder: Path, agreement: Agreement) -> Ledger:

@@ -12,15 +12,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 from silhouette_client.profiles.build import ProfileBatch, build_profiles
-from silhouette_server.coordination.checkpoints import write_atomically
 from silhouette_shared.config import Plan, RowName, plan_document
+from silhouette_shared.files import write_atomically
 from silhouette_shared.model.encoder import ProfileEncoder
+from silhouette_shared.model.figures import CUTOFF as FIGURE_CUTOFF
+from silhouette_shared.model.figures import FIGURES, Released, mean_of
 from silhouette_shared.model.pairs import pair_count
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.accounting import curve, epsilons
 from silhouette_shared.privacy.audit.result import for_statement, verify
-from silhouette_shared.privacy.budget import Budget, shares_of
-from silhouette_shared.privacy.grid import Grid
+from silhouette_shared.privacy.budget import Budget, released, shares_of
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.privacy.statement import Audit, Facts, Release, privacy_statement
 from silhouette_simulations.rows import (
@@ -146,7 +147,11 @@ def privacy_document(plan: Plan, world: World, budget: Budget | None) -> dict[st
         "accountants": accountants,
         "statistics": {
             name: None if part is None else {"noise_multiplier": part.noise_multiplier, "clip_norm": part.clip_norm}
-            for name, part in (("popularity", budget.popularity), ("transitions", budget.transitions))
+            for name, part in (
+                ("popularity", budget.popularity),
+                ("transitions", budget.transitions),
+                *budget.figures.items(),
+            )
         },
         "partners": {p.name: {**common, "people": len(p)} for p in world.partners},
         "curve": _curve(plan, budget),
@@ -184,9 +189,11 @@ def released_budget(plan: Plan, world: World, budget: Budget) -> Budget:
         "transitions": pair_count(min(plan.statistics.active_items, items)),
         "training": Layout.of(ProfileEncoder(plan.model, world.vocabulary, plan.data.history_length)).size,
     }
-    parts: dict[str, SampledGaussian | None] = dict.fromkeys(sizes)
+    sizes |= {name: len(figure.cells(world.vocabulary)) for name, figure in FIGURES.items()}
+    parts: dict[str, SampledGaussian | None] = dict.fromkeys(("popularity", "transitions", "training"))
     for name, part in budget.parts.items():
-        parts[name] = part.on_grid(Grid.of(part.clip_norm, plan.privacy.grid_bits), sizes[name])
+        if sizes[name]:  # a figure without cells, as of attributes where there are none, is not released
+            parts[name] = released(plan, part, sizes[name])
     return Budget(**parts)
 
 
@@ -198,6 +205,37 @@ def audit_of(folder: RunFolder) -> Audit | None:
     """
     text = folder.read_text(AUDIT_FILE)
     return None if text is None else for_statement(verify(text), text)
+
+
+def analytics_document(figures: Mapping[str, Released], world: World) -> dict[str, object]:
+    """What `analytics.json` says: every figure that was released, as anybody may see it."""
+    return {
+        "note": "Sums over all partners with the noise that each of them charged; a negative count is noise.",
+        "figures": [_figure(figure, world) for figure in figures.values()],
+    }
+
+
+def _figure(figure: Released, world: World) -> dict[str, object]:
+    document: dict[str, object] = {
+        "name": figure.name,
+        "partners": figure.partners,
+        "cells": [{**vars(cell), "name": _cell_name(figure.name, cell.name, world)} for cell in figure.cells],
+    }
+    if figure.quantiles:
+        document["quantiles"] = [vars(quantile) for quantile in figure.quantiles]
+    if figure.name == "evaluation":
+        for cell, name in (("hits", f"hr_at_{FIGURE_CUTOFF}"), ("ndcg", f"ndcg_at_{FIGURE_CUTOFF}")):
+            found = mean_of(figure, cell)
+            document[name] = None if found is None else {"value": found[0], "noise": found[1]}
+    return document
+
+
+def _cell_name(figure: str, cell: str, world: World) -> str:
+    """A class by its word instead of its number."""
+    attribute, _, number = cell.partition("/")
+    if figure != "attributes":
+        return cell
+    return f"{attribute}: {('not declared', *world.attribute_classes[attribute])[int(number)]}"
 
 
 def statement_facts(plan: Plan, budget: Budget | None, audit: Audit | None = None) -> Facts:

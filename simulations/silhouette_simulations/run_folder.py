@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from silhouette_server.coordination.checkpoints import write_atomically
 from silhouette_shared.config import Plan, read_plan, with_changes, write_toml
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
+from silhouette_shared.files import write_atomically
 
 ROW_COLUMNS = (
     "name",
@@ -83,6 +83,10 @@ class RunFolder:
     def training(self, name: str) -> Path:
         """State of one training."""
         return self.state / "trainings" / name
+
+    def secure(self, name: str) -> Path:
+        """Signed records of one training's secure rounds, for an auditor."""
+        return self.path / "secure" / name
 
     def row(self, name: str) -> Path:
         """Finished rankings of one row."""

@@ -28,7 +28,7 @@ from silhouette_shared.model.evaluation import hit_rate, ndcg
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.budget import Budget, budget_of
 from silhouette_simulations.datasets import Dataset
-from silhouette_simulations.outputs import write_outputs
+from silhouette_simulations.outputs import analytics_document, write_outputs
 from silhouette_simulations.progress import Progress
 from silhouette_simulations.report import write_report
 from silhouette_simulations.rows import (
@@ -69,7 +69,15 @@ def rows_of(plan: Plan) -> tuple[RowName, ...]:
 
 def statistics_alone(plan: Plan) -> Plan:
     """The plan with all of its budget spent on the statistics."""
-    return with_changes(plan, {"privacy.rounds": 0, "privacy.warm_up_rounds": 0})
+    return with_changes(
+        plan,
+        {
+            "privacy.rounds": 0,
+            "privacy.warm_up_rounds": 0,
+            "analytics.share": 0.0,
+            "analytics.evaluation_share": 0.0,
+        },
+    )
 
 
 def run(plan: Plan, dataset: Dataset, folder: RunFolder, machine: Machine, progress: Progress) -> None:
@@ -206,6 +214,8 @@ class _Simulation:
         else:
             budget = self.budget if row == "federated_private" else None
             trained = self._train(row, self.world.partners, budget, self.machine)
+            if trained.figures:
+                self.folder.write_json("analytics.json", analytics_document(trained.figures, self.world))
         return self._ranked({p.name: trained for p in self.world.partners}, trained.parameters)
 
     def _statistics_alone(self) -> RowResult:
@@ -254,6 +264,7 @@ class _Simulation:
                 name=name,
                 budget=budget,
                 folder=folder,
+                records=self.folder.secure(name),
                 machine=machine,
                 on_round=self._watch(name, partners, schedule.rounds),
             )

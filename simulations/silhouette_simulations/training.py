@@ -1,7 +1,7 @@
 """Training runs of a simulation: a set of partners, the Flower apps, and the model that comes out."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from silhouette_server.coordination.federation import CheckedStrategy, Job, Roun
 from silhouette_server.coordination.secure import Desk
 from silhouette_shared.config import Plan
 from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
+from silhouette_shared.model.figures import Released
 from silhouette_shared.model.prior import PriorShape
 from silhouette_shared.model.vector import Layout, read_vector, write_vector
 from silhouette_shared.privacy.budget import Budget
@@ -32,6 +33,7 @@ class Trained:
 
     parameters: Tensor  # (D + P,) with the prior of a run with statistics
     records: tuple[RoundRecord, ...]
+    figures: Mapping[str, Released] = field(default_factory=dict)  # what else was released of the people
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def train_together(
     name: str,
     budget: Budget | None,
     folder: Path,
+    records: Path | None = None,
     machine: Machine,
     on_round: Callable[[RoundRecord, Tensor], None],
 ) -> Trained:
@@ -134,6 +137,7 @@ def train_together(
         name: Of this training; names its draws and its checkpoint.
         budget: None trains without privacy.
         folder: For node data and the checkpoint; a training found there half done goes on.
+        records: For the signed records of secure rounds, which outlast the training; None keeps them in `folder`.
         machine: Backend, device, workers and engine.
         on_round: Told every finished round and the model after it.
     """
@@ -167,7 +171,9 @@ def train_together(
         counting=counting_of(plan, vocabulary, budget),
         secure=None
         if keys is None
-        else secure_job(plan, vocabulary, budget, layout.size, keys.desk(folder / "secure"), max(declared.values())),
+        else secure_job(
+            plan, vocabulary, budget, layout.size, keys.desk(records or folder / "secure"), max(declared.values())
+        ),
         training=None if budget is None else budget.training,
         checkpoint=folder / "checkpoint.safetensors",
         on_round=on_round,
@@ -183,4 +189,4 @@ def train_together(
         engine=machine.engine,
     )
     (strategy,) = finished
-    return Trained(parameters=strategy.model, records=strategy.records)
+    return Trained(parameters=strategy.model, records=strategy.records, figures=strategy.figures)

@@ -61,7 +61,7 @@ class Fake:
 
 def member(name: str, fake: Fake, memory: RoundMemory | None = None) -> SecureMember:
     enrolment = Enrolment(KEYS[name], PINS, memory or RoundMemory())
-    return SecureMember(name, enrolment, RepeatableBytes(name), fake, lambda: bytes(32))
+    return SecureMember(name, enrolment, RepeatableBytes(name), fake, None)
 
 
 class Office:

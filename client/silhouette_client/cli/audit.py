@@ -153,6 +153,62 @@ def verify_command(
         raise typer.Exit(IntegrityError.exit_code)
 
 
+@audit.command("rounds")
+def rounds_command(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A run's folder, or the records of one training in it.")
+    ],
+    pins: Annotated[
+        Path | None,
+        typer.Option(
+            "--pins",
+            metavar="FILE",
+            help="JSON with the public keys that you trust: coordinator, and partners by name.",
+            show_default=False,
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--plan",
+            metavar="PLAN",
+            help="Plan whose privacy terms the rounds have to be under. Default: plan.toml of the run's folder.",
+            show_default=False,
+        ),
+    ] = None,
+    resumed: Annotated[
+        bool, typer.Option("--resumed-simulation", help="Accept ledgers that began anew when a simulation was resumed.")
+    ] = False,
+    output: FormatOption = Format.text,
+) -> None:
+    """Check the records of a run's secure rounds without trusting the coordinator that made them.
+
+    Every signature, the chain from the first round on, the threshold, who survived, that no ledger went back, that the
+    rounds were under the plan's privacy terms, and that the sums that were kept are the signed ones. Ends with exit
+    code 5 if anything does not hold. Without --pins anybody's keys pass.
+    """
+    from silhouette_client.audit.rounds import chains, read_pins, verify_rounds
+    from silhouette_shared.config import read_plan
+
+    trusted = None if pins is None else read_pins(pins)
+    if trusted is None:
+        console.print("no keys were named, so anybody's pass: add --pins FILE", style="yellow")
+    place = plan or (folder / "plan.toml" if (folder / "plan.toml").is_file() else None)
+    named = None if place is None else read_plan(place)
+    if named is None:
+        console.print("no plan was named, so the privacy terms were not compared: add --plan PLAN", style="yellow")
+    found = [verify_rounds(one, trusted, named, ledgers=not resumed) for one in chains(folder)]
+    if output is Format.json:
+        emit({"trainings": [vars(one) for one in found]})
+        return
+    for one in found:
+        noise = {True: "with the plan's noise", False: "without noise", None: "privacy terms not compared"}[one.private]
+        typer.echo(
+            f"whole    {one.run}: {one.rounds} rounds, at least {one.fewest} of {one.partners} partners in a sum, "
+            f"{one.sums} sums kept, {noise}"
+        )
+
+
 def _summary(result: AuditResult) -> dict[str, object]:
     subject = result.subject
     return {

@@ -37,9 +37,10 @@ from silhouette_server.strategy.validation import (
     InvalidReplyError,
     check_update,
 )
-from silhouette_shared.config import Plan, Replies, Schedule, Statistics
+from silhouette_shared.config import Plan, ReleaseName, Replies, Schedule, Statistics
 from silhouette_shared.errors import IntegrityError, SilhouetteError, UnavailableError
 from silhouette_shared.model.encoder import Vocabulary
+from silhouette_shared.model.figures import FIGURES, Released, read_figure
 from silhouette_shared.model.pairs import pair_count
 from silhouette_shared.model.prior import PriorShape
 from silhouette_shared.model.vector import Layout
@@ -100,6 +101,7 @@ class SecureJob:
     vocabulary: Vocabulary
     training: SampledGaussian | None  # of one round, as a partner charges it; None without privacy
     largest_partner: int  # largest declared size
+    figures: Mapping[ReleaseName, SampledGaussian] = field(default_factory=dict)  # that are released beside
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,22 @@ class CheckedStrategy(Strategy):
     def model(self) -> Tensor:
         """What the run gives, shape (D + P,): the running mean of the global models if the plan averages them."""
         return torch.cat([self._optimiser.averaged, self._prior])
+
+    @property
+    def figures(self) -> dict[str, Released]:
+        """What was released of the people beside the training, by its name."""
+        secure, found = self._job.secure, {}
+        for name, mechanism in ({} if secure is None else secure.figures).items():
+            if secure is not None and name in self._released:
+                total = self._sum_of(name, mechanism)
+                found[str(name)] = read_figure(
+                    name,
+                    secure.vocabulary,
+                    total.values.numpy(),
+                    total.noise_std,
+                    int(self._released[f"{name}.answers"]),
+                )
+        return found
 
     @property
     def records(self) -> tuple[RoundRecord, ...]:
@@ -373,7 +391,7 @@ class CheckedStrategy(Strategy):
         """
         job = self._job
         first = self._resume()
-        if first <= job.schedule.rounds or self._left_to_count():
+        if first <= job.schedule.rounds or self._left_to_count() or self._left_to_release():
             self._members, left_out = build_roster(
                 grid,
                 run=job.run,
@@ -389,6 +407,10 @@ class CheckedStrategy(Strategy):
         rounds = None if job.secure is None else SecureRounds(job.run, job.secure.desk)
         for statistic in self._left_to_count():
             self._count(statistic, grid, rounds)
+        for name in self._left_to_release():
+            if name != "evaluation":
+                self._release(name, grid, rounds)
+                self._save(first - 1)
         for number in range(first, job.schedule.rounds + 1):
             started = time.monotonic()
             if job.secure is not None and rounds is not None:
@@ -403,6 +425,9 @@ class CheckedStrategy(Strategy):
             # Told before it is kept: a kill in between runs and tells the round again, and none goes untold.
             job.on_round(record, self.model)
             self._save(number)
+        for name in self._left_to_release():  # the evaluation, of the model that has come out
+            self._release(name, grid, rounds)
+            self._save(job.schedule.rounds)
         result = Result()
         result.arrays = _array_record(self.model)
         return result
@@ -421,6 +446,26 @@ class CheckedStrategy(Strategy):
         if counting is None:
             return ()
         return tuple(name for name in STATISTICS if getattr(counting.budget, name) and name not in self._released)
+
+    def _left_to_release(self) -> tuple[ReleaseName, ...]:
+        """Figures of the plan that are not released yet, in their order; those without cells are none."""
+        secure = self._job.secure
+        if secure is None:
+            return ()
+        return tuple(
+            name for name in secure.figures if name not in self._released and FIGURES[name].cells(secure.vocabulary)
+        )
+
+    def _release(self, name: ReleaseName, grid: Grid, rounds: SecureRounds | None) -> None:
+        """Ask everybody for one figure and keep the sum."""
+        secure = self._job.secure
+        if secure is None or rounds is None:
+            raise ValueError("expected secure aggregation for a figure, got none")
+        inputs = {"parameters": self.model.numpy()} if name == "evaluation" else {"active": np.empty(0, np.int64)}
+        size = len(FIGURES[name].cells(secure.vocabulary))
+        total, answers = self._sum_once(name, secure.figures[name], size, inputs, grid, secure, rounds)
+        self._released[name] = torch.from_numpy(total)
+        self._released[f"{name}.answers"] = torch.tensor(answers)
 
     def _count(self, statistic: StatisticName, grid: Grid, rounds: SecureRounds | None) -> None:
         """Ask everybody for one statistic, keep the sum, and make the prior of what is there."""
@@ -485,16 +530,33 @@ class CheckedStrategy(Strategy):
         """
         mechanism: SampledGaussian = getattr(self._counting.budget, statistic)
         size = self._counting.size(statistic, len(active))
+        return self._sum_once(statistic, mechanism, size, {"active": active}, grid, secure, rounds)
+
+    def _sum_once(
+        self,
+        statistic: StatisticName | ReleaseName,
+        mechanism: SampledGaussian,
+        size: int,
+        inputs: Mapping[str, Vector],
+        grid: Grid,
+        secure: SecureJob,
+        rounds: SecureRounds,
+    ) -> tuple[NDArray[np.float64], int]:
+        """A sum that is released once, and how many partners are in it.
+
+        Raises:
+            VoidRoundError: If there is none. Whoever charged for it has spent that; the next attempt is a new charge.
+        """
         lattice = PrivacyGrid.of(mechanism.clip_norm, secure.plan.privacy.grid_bits)
         released = mechanism.on_grid(lattice, size)
         layout = noised_layout(size, released, lattice, people=secure.largest_partner)
         attempts = f"{statistic}.attempts"  # void ones; the number is part of the round and of its charges
         attempt = int(self._released.get(attempts, torch.tensor(0)))
         try:
-            total = self._ask_securely(grid, secure, rounds, statistic, attempt, layout, {"active": active}, released)
+            total = self._ask_securely(grid, secure, rounds, statistic, attempt, layout, inputs, released)
         except UnavailableError as error:
             self._released[attempts] = torch.tensor(attempt + 1)
-            self._save(0)
+            self._save(self._records[-1].round if self._records else 0)
             raise VoidRoundError(
                 f"{error}; bring the partners back and resume the run: it asks again, for a charge of its own, "
                 "as far as each partner's budget allows"
@@ -515,7 +577,9 @@ class CheckedStrategy(Strategy):
 
     def _released_sum(self, statistic: StatisticName) -> ReleasedSum:
         assert self._job.counting is not None  # noqa: S101 - something was counted
-        mechanism: SampledGaussian = getattr(self._job.counting.budget, statistic)
+        return self._sum_of(statistic, getattr(self._job.counting.budget, statistic))
+
+    def _sum_of(self, statistic: str, mechanism: SampledGaussian) -> ReleasedSum:
         answers = int(self._released[f"{statistic}.answers"])
         return ReleasedSum(self._released[statistic], mechanism.noise_std * math.sqrt(answers / mechanism.shares))
 

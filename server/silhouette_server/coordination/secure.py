@@ -7,7 +7,7 @@ never masked again, and a later round has a new sample, new noise and a new char
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,9 +15,9 @@ import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from silhouette_server.coordination.checkpoints import write_atomically
 from silhouette_server.coordination.roster import Member
 from silhouette_shared.errors import IntegrityError, UnavailableError
+from silhouette_shared.files import write_atomically
 from silhouette_shared.secagg import (
     AbortError,
     AheadKeys,
@@ -30,11 +30,12 @@ from silhouette_shared.secagg import (
     Step,
     Terms,
     genesis,
-    verify_chain,
 )
 from silhouette_shared.secagg.encoding import Integers
 from silhouette_shared.wire.codec import Vector, WireError, payload_bytes
 from silhouette_shared.wire.exchange import Answer, Exchange, ExchangeStep
+from silhouette_shared.wire.rounds import TRAINING
+from silhouette_shared.wire.transcripts import RecordFolder
 
 _LOG = logging.getLogger(__name__)
 
@@ -171,8 +172,13 @@ class SecureRounds:
 
     def __init__(self, run: str, desk: Desk) -> None:
         self._run, self._desk = run, desk
-        self._transcripts = _read_transcripts(desk)
-        checked = _verified(desk, self._transcripts, run)
+        self._records = None if desk.folder is None else RecordFolder(desk.folder)
+        self._transcripts: list[bytes] = []
+        checked: tuple[Checked, ...] = ()
+        if self._records is not None:
+            self._records.begin(run, desk.pins)
+            self._transcripts = self._records.transcripts()
+            checked = self._records.verified(self._transcripts, desk.pins, run)
         self._previous = checked[-1].digest if checked else genesis(run)
         self._last = max([_read_last(desk), *(one.round for one in checked)])
         self._told: dict[str, int] = {}  # transcripts that a partner has certainly finished
@@ -237,7 +243,7 @@ class SecureRounds:
         closing = {name: {"quorum": part, **_optional("roll", rolls.get(name))} for name, part in quorum.items()}
         opened = asked.ask("unmask", closing)
         outcome = coordinator.unmasked(_part("unmask", opened))
-        self._finish(outcome)
+        self._finish(outcome, released=asked.purpose != TRAINING)
         self._take_keys_ahead(coordinator, rolls, _part("shares", opened))
         return SecureSum(
             sums=outcome.sums,
@@ -291,9 +297,10 @@ class SecureRounds:
         except AbortError as error:
             _LOG.warning("the next round takes five steps: %s", error)
 
-    def _finish(self, outcome: Outcome) -> None:
-        if self._desk.folder is not None:
-            write_atomically(_transcript_path(self._desk.folder, len(self._transcripts) + 1), outcome.transcript)
+    def _finish(self, outcome: Outcome, *, released: bool) -> None:
+        """Keep the record of a round, and its sum where that is a result by itself."""
+        if self._records is not None:
+            self._records.add(len(self._transcripts) + 1, outcome.transcript, outcome.total if released else None)
         self._transcripts.append(outcome.transcript)
         self._previous = outcome.digest
 
@@ -317,46 +324,6 @@ def _unevenness(words: Vector) -> float:
     statistic = float(np.square(counts - expected).sum() / expected)
     freedom = _BYTE_VALUES - 1
     return (statistic - freedom) / float(np.sqrt(2 * freedom))
-
-
-def _transcript_path(folder: Path, count: int) -> Path:
-    return folder / f"{count:06d}.transcript"
-
-
-def _read_transcripts(desk: Desk) -> list[bytes]:
-    """All transcripts there, oldest first.
-
-    Raises:
-        IntegrityError: If one is missing among them.
-    """
-    if desk.folder is None:
-        return []
-    found = sorted(desk.folder.glob("*.transcript"))
-    for count, path in enumerate(found, start=1):
-        expected = _transcript_path(desk.folder, count)
-        if path != expected:
-            raise IntegrityError(f"{expected}: expected the transcript of a secure round, found none; restore it")
-    return [path.read_bytes() for path in found]
-
-
-def _verified(desk: Desk, transcripts: Sequence[bytes], run: str) -> tuple[Checked, ...]:
-    """The chain of transcripts; IntegrityError naming the file that breaks it."""
-    try:
-        return verify_chain(transcripts, desk.pins, run=run)
-    except AbortError as error:
-        count = next(count for count in range(1, len(transcripts) + 1) if not _verifies(desk, transcripts[:count], run))
-        place = "transcript" if desk.folder is None else _transcript_path(desk.folder, count)
-        raise IntegrityError(
-            f"{place}: expected the record of a secure round of this run: {error}; restore it"
-        ) from error
-
-
-def _verifies(desk: Desk, transcripts: Sequence[bytes], run: str) -> bool:
-    try:
-        verify_chain(transcripts, desk.pins, run=run)
-    except AbortError:
-        return False
-    return True
 
 
 def _read_last(desk: Desk) -> int:

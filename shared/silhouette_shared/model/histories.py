@@ -84,8 +84,8 @@ class Histories:
             has_times=self.has_times,
         )
 
-    def without_last(self, events: int) -> "Histories":
-        """The histories with the last `events` events of everybody left out.
+    def without_last(self, events: int | Tensor) -> "Histories":
+        """The histories with the last `events` events of everybody, or of each person (U,), left out.
 
         Raises:
             ValueError: If a person has no more than `events` events.

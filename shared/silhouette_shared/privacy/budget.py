@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import get_args
 
-from silhouette_shared.config import Plan
+from silhouette_shared.config import Plan, ReleaseName
 from silhouette_shared.errors import UsageError
 from silhouette_shared.privacy.accounting import calibrate
 from silhouette_shared.privacy.grid import Grid
@@ -26,16 +27,28 @@ class Budget:
     popularity: SampledGaussian | None
     transitions: SampledGaussian | None
     training: SampledGaussian | None
+    attributes: SampledGaussian | None = None
+    behaviours: SampledGaussian | None = None
+    history_length: SampledGaussian | None = None
+    events_a_day: SampledGaussian | None = None
+    value: SampledGaussian | None = None
+    evaluation: SampledGaussian | None = None
 
     @property
     def statistics(self) -> tuple[SampledGaussian, ...]:
-        """What is released before the training."""
-        return tuple(part for part in (self.popularity, self.transitions) if part is not None)
+        """What is released once, beside the training."""
+        return tuple(part for name, part in self.parts.items() if name != "training")
+
+    @property
+    def figures(self) -> dict[ReleaseName, SampledGaussian]:
+        """What is released of the people beside what the training uses, by its name."""
+        names: tuple[ReleaseName, ...] = get_args(ReleaseName)
+        return {name: part for name in names if (part := getattr(self, name)) is not None}
 
     @property
     def parts(self) -> dict[str, SampledGaussian]:
         """What is released, by its name."""
-        named = {"popularity": self.popularity, "transitions": self.transitions, "training": self.training}
+        named = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: part for name, part in named.items() if part is not None}
 
     @property
@@ -55,11 +68,11 @@ def budget_of(plan: Plan) -> Budget | None:
     """
     if plan.privacy.mode == "none":
         return None
-    popularity, transitions = _statistics(plan)
-    training = None
+    parts: dict[str, SampledGaussian] = _once(plan)
     if plan.privacy.rounds > 0:
-        training = training_of(plan, beside=tuple(part for part in (popularity, transitions) if part is not None))
-    return Budget(*(None if part is None else _without_grid(part) for part in (popularity, transitions, training)))
+        parts["training"] = training_of(plan, beside=tuple(parts.values()))
+    found = {name: _without_grid(part) for name, part in parts.items()}
+    return Budget(**{"popularity": None, "transitions": None, "training": None, **found})
 
 
 def training_of(
@@ -110,6 +123,17 @@ def _training_of(
     )
 
 
+def released(plan: Plan, mechanism: SampledGaussian, size: int) -> SampledGaussian:
+    """The mechanism as it is charged: on the integer grid of what it releases.
+
+    Args:
+        plan: For the grid.
+        mechanism: Of the budget.
+        size: Coordinates of the sum.
+    """
+    return mechanism.on_grid(Grid.of(mechanism.clip_norm, plan.privacy.grid_bits), size)
+
+
 def shares_of(plan: Plan) -> int:
     """Into how many the noise is divided: one in mode `local`, as many as are sure to be honest and there else."""
     return honest_survivors(plan.partition.partners) if plan.privacy.mode == "distributed" else 1
@@ -120,11 +144,17 @@ def _without_grid(part: SampledGaussian) -> SampledGaussian:
     return replace(part, rounding=0.0, grid_step=0.0, size=0)
 
 
-def _statistics(plan: Plan) -> tuple[SampledGaussian | None, SampledGaussian | None]:
+def _once(plan: Plan) -> dict[str, SampledGaussian]:
+    """What is released once, by its name, each with its share."""
     settings = plan.statistics
-    together = settings.popularity_share + settings.transition_share
+    shares: dict[str, float] = {
+        "popularity": settings.popularity_share,
+        "transitions": settings.transition_share,
+        **{str(name): share for name, share in plan.analytics.shares.items()},
+    }
+    together = sum(shares.values())
     if together == 0:
-        return None, None
+        return {}
     alone = calibrate(
         epsilon=plan.privacy.epsilon,
         delta=plan.privacy.delta,
@@ -136,11 +166,9 @@ def _statistics(plan: Plan) -> tuple[SampledGaussian | None, SampledGaussian | N
         shares=shares_of(plan),
     )
     scale = together if plan.privacy.rounds == 0 else 1.0
-    return _part(alone, settings.popularity_share / scale), _part(alone, settings.transition_share / scale)
+    return {name: _part(alone, share / scale) for name, share in shares.items() if share > 0}
 
 
-def _part(alone: SampledGaussian, share: float) -> SampledGaussian | None:
+def _part(alone: SampledGaussian, share: float) -> SampledGaussian:
     """What takes a share of the budget that `alone` takes whole."""
-    if share == 0:
-        return None
     return replace(alone, noise_multiplier=alone.noise_multiplier / math.sqrt(share))

@@ -12,9 +12,9 @@ from silhouette_shared.secagg.aborts import (
 from silhouette_shared.secagg.coordinator import AheadKeys, Coordinator, Outcome
 from silhouette_shared.secagg.encoding import Encoded, Layout, Section
 from silhouette_shared.secagg.keys import Identity
-from silhouette_shared.secagg.messages import PARTNER_MINIMUM, Pins, Terms, colluders, genesis, least_threshold
+from silhouette_shared.secagg.messages import PARTNER_MINIMUM, Pins, Terms, genesis
 from silhouette_shared.secagg.partner import MaskedReply, Partner
-from silhouette_shared.secagg.transcript import Checked, verify_chain, verify_sum, verify_transcript
+from silhouette_shared.secagg.transcript import Checked, check_ledgers, verify_chain, verify_sum, verify_transcript
 
 __all__ = [
     "COORDINATOR",
@@ -37,9 +37,8 @@ __all__ = [
     "Step",
     "Terms",
     "TooFewError",
-    "colluders",
+    "check_ledgers",
     "genesis",
-    "least_threshold",
     "verify_chain",
     "verify_sum",
     "verify_transcript",

@@ -22,10 +22,11 @@ from silhouette_shared.secagg.messages import (
     Secret,
     check_signature,
     commit_self,
-    least_threshold,
     manifest_signing_context,
     pair_info,
 )
+from silhouette_shared.secagg.standing import STANDING_BYTES
+from silhouette_shared.thresholds import least_threshold
 
 M = TypeVar("M", bound=Message)
 
@@ -111,6 +112,8 @@ def check_adverts(
         trust(advert, pins.partners[advert.sender], context, step, advert.sender)
     seen: set[bytes] = set()
     for advert in adverts:
+        if len(advert.seen) not in (0, STANDING_BYTES * len(names)):
+            raise ForgedError(step, "expected a ledger's standing for each partner, got another number", advert.sender)
         for key in (advert.cipher_key, advert.mask_key):
             if key in seen:
                 raise ForgedError(step, "expected a key of its own, got one that is there already", advert.sender)

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from silhouette_shared.errors import IntegrityError, UsageError
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"SA"
 MESSAGE_LIMIT = 1 << 18
 """No message is longer, in bytes; the masked vector travels beside its message."""
@@ -167,6 +167,33 @@ class Fixed:
     def decode(self, content: memoryview) -> bytes:
         """A copy of the bytes."""
         _exactly(content, self.size)
+        return bytes(content)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """At most `count` pieces of `size` bytes each, one after the other."""
+
+    size: int
+    count: int = PARTNER_LIMIT
+
+    @property
+    def limit(self) -> int:
+        """All of them."""
+        return self.size * self.count
+
+    def encode(self, value: bytes) -> bytes:
+        """The bytes themselves."""
+        if not isinstance(value, bytes) or len(value) % self.size or len(value) > self.limit:
+            raise FramingError(
+                f"expected at most {self.count} pieces of {self.size} bytes, got {_size(value)}; change it"
+            )
+        return value
+
+    def decode(self, content: memoryview) -> bytes:
+        """A copy of the bytes."""
+        if len(content) % self.size or len(content) > self.limit:
+            raise FramingError(f"expected pieces of {self.size} bytes, got {len(content)} bytes; refuse the sender")
         return bytes(content)
 
 

@@ -29,6 +29,7 @@ from silhouette_shared.secagg.framing import (
     Many,
     Message,
     Number,
+    Pieces,
     Record,
     Text,
     frame,
@@ -36,6 +37,7 @@ from silhouette_shared.secagg.framing import (
 )
 from silhouette_shared.secagg.keys import TAG_BYTES, Identity, digest, verify
 from silhouette_shared.secagg.sharing import SHARE_BYTES
+from silhouette_shared.secagg.standing import STANDING_BYTES
 
 PARTNER_MINIMUM = 3
 NOTHING = bytes(32)
@@ -44,20 +46,6 @@ NOTHING = bytes(32)
 SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
 SELF, KEY = 1, 2
 """What an opened share or secret is of: the self-mask of a survivor, the mask key of a dropped partner."""
-
-
-def colluders(partners: int) -> int:
-    """How many dishonest partners a round of `partners` withstands beside a hostile coordinator: a third."""
-    return partners // 3
-
-
-def least_threshold(partners: int) -> int:
-    """The least threshold t with 2t > n + f: any two sets of t partners share an honest one.
-
-    >>> [least_threshold(n) for n in (3, 4, 5, 10, 50)]
-    [3, 3, 4, 7, 34]
-    """
-    return (partners + colluders(partners)) // 2 + 1
 
 
 @dataclass(frozen=True)
@@ -153,7 +141,7 @@ class Manifest(Message):
 
 @dataclass(frozen=True)
 class Advertise(Message):
-    """A partner's keys for one round, and where its ledger stands."""
+    """A partner's keys for one round, where its ledger stands, and where it has seen the others' stand."""
 
     KIND: ClassVar[int] = 2
     LABEL: ClassVar[bytes] = b"advertise"
@@ -162,7 +150,8 @@ class Advertise(Message):
     cipher_key: bytes = wire(PUBLIC_KEY)
     mask_key: bytes = wire(PUBLIC_KEY)
     commitment: bytes = wire(DIGEST)
-    ledger_head: bytes = wire(DIGEST)
+    ledger: bytes = wire(Fixed(STANDING_BYTES))
+    seen: bytes = wire(Pieces(STANDING_BYTES))
     signature: bytes = wire(SIGNATURE, default=NOTHING * 2)
 
 

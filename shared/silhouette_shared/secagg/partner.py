@@ -33,7 +33,7 @@ from silhouette_shared.secagg.checks import (
     self_key,
 )
 from silhouette_shared.secagg.encoding import Encoded, Layout
-from silhouette_shared.secagg.framing import DIGEST, frame
+from silhouette_shared.secagg.framing import frame
 from silhouette_shared.secagg.keys import KEY_BYTES, AgreementKey, Identity, UntrustedError, derive, seal, unseal
 from silhouette_shared.secagg.masking import Words, add_masks, vector_digest
 from silhouette_shared.secagg.messages import (
@@ -67,6 +67,7 @@ from silhouette_shared.secagg.messages import (
     survivors_context,
 )
 from silhouette_shared.secagg.sharing import SHARE_BYTES, split
+from silhouette_shared.secagg.standing import Standing, decode_seen, encode_seen
 from silhouette_shared.secagg.transcript import Checked, verify_transcript
 
 
@@ -122,7 +123,8 @@ class Partner:
         self._last_round = last_round
         self._finished = 0
         self._previous = genesis(run) if previous is None else previous
-        self._heads: Mapping[str, bytes] = MappingProxyType({})
+        self._heads: Mapping[str, Standing] = MappingProxyType({})
+        self._told: Mapping[str, Standing] = MappingProxyType({})
         self._round: _Round | None = None
         self._ahead: _Keys | None = None
         self._lock = threading.Lock()
@@ -138,9 +140,14 @@ class Partner:
         return self._previous
 
     @property
-    def heads(self) -> Mapping[str, bytes]:
+    def heads(self) -> Mapping[str, Standing]:
         """Where every partner's ledger stood when it last advertised keys: who goes back has put an old copy back."""
         return self._heads
+
+    @property
+    def told(self) -> Mapping[str, Standing]:
+        """Where the others have seen this partner's ledger stand, by who has: an older one here is an old copy."""
+        return self._told
 
     @property
     def ahead(self) -> bytes | None:
@@ -148,13 +155,16 @@ class Partner:
         ahead = self._ahead
         return ahead.context if ahead is not None and ahead.step is Step.MASKED else None
 
-    def advertise(self, manifest: bytes, terms: Terms, ledger_head: bytes) -> bytes:
+    def advertise(
+        self, manifest: bytes, terms: Terms, ledger: Standing, seen: Mapping[str, Standing] | None = None
+    ) -> bytes:
         """Accept a round and give keys for it. A round that was open is given up.
 
         Args:
             manifest: The coordinator's `Manifest`.
             terms: What this partner itself knows the round to be about.
-            ledger_head: Where its ledger stands, 32 bytes.
+            ledger: Where its ledger stands.
+            seen: Where it has seen the others' stand, from earlier rounds and runs.
 
         Returns:
             `Advertise`.
@@ -173,7 +183,7 @@ class Partner:
             context = manifest_context(found)
             keys = self._new_keys(context, found.threshold, found.round)
             held.round = _Round(found, context, keys)
-            return keys.advertise(ledger_head)
+            return keys.advertise(ledger, seen or {})
 
     def share(self, roll: bytes) -> bytes:
         """Deal shares of both secrets to everybody on the roll.
@@ -191,7 +201,7 @@ class Partner:
         with self._step() as held:
             keys = held.open(Step.SHARE).keys
             answer = keys.share(roll)
-            self._heads = MappingProxyType(keys.heads)
+            self._heads, self._told = MappingProxyType(keys.heads), MappingProxyType(keys.told)
             return answer
 
     def mask(self, delivery: bytes, encoded: Encoded) -> MaskedReply:
@@ -283,11 +293,11 @@ class Partner:
             self._last_round = max(self._last_round, checked.round)
             return checked
 
-    def advertise_ahead(self, ledger_head: bytes) -> bytes:
+    def advertise_ahead(self, ledger: Standing) -> bytes:
         """Give keys for the next round beside this round's agreement.
 
         Args:
-            ledger_head: Where the ledger stands, 32 bytes.
+            ledger: Where the ledger stands.
 
         Returns:
             `Advertise`, bound to this run, the next round, the roster, the threshold and this round's manifest.
@@ -300,7 +310,7 @@ class Partner:
             last = current.manifest
             keys = self._new_keys(ahead_context(last), last.threshold, last.round + 1)
             held.ahead = keys
-            return keys.advertise(ledger_head)
+            return keys.advertise(ledger, {})
 
     def share_ahead(self, roll: bytes) -> bytes:
         """Deal shares for the next round beside this round's unmasking; `share` says how.
@@ -311,7 +321,7 @@ class Partner:
             if held.ahead is None:
                 raise ForgedError(Step.SHARE, "expected no keys for the next round, none were advertised", COORDINATOR)
             answer = held.ahead.share(roll)
-            self._heads = MappingProxyType(held.ahead.heads)
+            self._heads, self._told = MappingProxyType(held.ahead.heads), MappingProxyType(held.ahead.told)
             return answer
 
     def mask_ahead(self, manifest: bytes, terms: Terms, delivery: bytes, encoded: Encoded) -> MaskedReply:
@@ -498,7 +508,8 @@ class _Keys:
         self.threshold = threshold
         self.round = number
         self.step = Step.ADVERTISE
-        self.heads: dict[str, bytes] = {}
+        self.heads: dict[str, Standing] = {}
+        self.told: dict[str, Standing] = {}
         self._identity = identity
         self._pins = pins
         self._source = source
@@ -510,16 +521,16 @@ class _Keys:
         self._cipher_raw: dict[str, bytes] = {}
         self._mask_raw: dict[str, bytes] = {}
 
-    def advertise(self, ledger_head: bytes) -> bytes:
+    def advertise(self, ledger: Standing, seen: Mapping[str, Standing]) -> bytes:
         """The public halves."""
-        DIGEST.encode(ledger_head)
         unsigned = Advertise(
             sender=self.name,
             context=self.context,
             cipher_key=AgreementKey(self._cipher_secret).public,
             mask_key=AgreementKey(self._mask_secret).public,
             commitment=commit_self(self.context, self.name, self._self_secret),
-            ledger_head=ledger_head,
+            ledger=ledger.encode(),
+            seen=encode_seen(self.names, seen),
         )
         self._own = replace(unsigned, signature=signed(unsigned, self._identity, self.context))
         self.step = Step.SHARE
@@ -533,7 +544,9 @@ class _Keys:
         check_adverts(roll.adverts, self.names, self._pins, self.threshold, self.context)
         if self._own not in roll.adverts:
             raise ForgedError(Step.SHARE, "expected this partner's own keys on the roll, got none", COORDINATOR)
-        self.heads = {advert.sender: advert.ledger_head for advert in roll.adverts}
+        self.heads = {advert.sender: Standing.decode(advert.ledger) for advert in roll.adverts}
+        seen = {advert.sender: decode_seen(self.names, advert.seen) for advert in roll.adverts}
+        self.told = {peer: known[self.name] for peer, known in seen.items() if self.name in known}
         self._roll_context = roll_context(self.context, roll.adverts)
         cipher, mask = AgreementKey(self._cipher_secret), AgreementKey(self._mask_secret)
         self._cipher_raw = {advert.sender: cipher.agree(advert.cipher_key) for advert in roll.adverts}

@@ -44,6 +44,7 @@ from silhouette_shared.secagg.messages import (
     transcript_context,
     transcript_digest,
 )
+from silhouette_shared.secagg.standing import NOWHERE, Standing
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,26 @@ def verify_chain(transcripts: Sequence[bytes], pins: Pins, run: str) -> tuple[Ch
             raise ForgedError(Step.TRANSCRIPT, "expected rounds that go up, got an earlier one", COORDINATOR)
         checked.append(one)
     return tuple(checked)
+
+
+def check_ledgers(chain: Iterable[Checked]) -> None:
+    """Check that no partner's ledger went back or became another one from round to round.
+
+    Raises:
+        ForgedError: Naming the partner.
+    """
+    newest: dict[str, Standing] = {}
+    for one in chain:
+        for advert in one.transcript.adverts:
+            before, now = newest.get(advert.sender, NOWHERE), Standing.decode(advert.ledger)
+            if now.entries < before.entries or (now.entries == before.entries and now != before):
+                raise ForgedError(
+                    Step.TRANSCRIPT,
+                    f"expected its ledger to hold the entry {before.entries} that it signed before, got one that ends "
+                    f"at {now.entries} in round {one.round}; an older copy was put back",
+                    advert.sender,
+                )
+            newest[advert.sender] = now
 
 
 def verify_sum(checked: Checked, total: Words, vectors: Iterable[tuple[str, Words]]) -> None:

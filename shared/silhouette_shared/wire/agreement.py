@@ -56,7 +56,7 @@ def write_agreement(folder: Path, agreement: Agreement) -> None:
         "attributes": [list(pair) for pair in vocabulary.attributes],
         "budget": None if agreement.budget is None else asdict(agreement.budget),
         "seed_path": list(agreement.seed_path),
-        "pins": None if agreement.pins is None else _pins_document(agreement.pins),
+        "pins": None if agreement.pins is None else pins_document(agreement.pins),
     }
     (folder / "terms.json").write_text(json.dumps(terms), encoding="utf-8")
 
@@ -83,7 +83,7 @@ def read_agreement(folder: Path, device: torch.device) -> Agreement:
             declared_people={str(name): int(people) for name, people in terms["declared_people"].items()},
             budget=budget,
             seed_path=tuple(map(str, terms["seed_path"])),
-            pins=None if terms["pins"] is None else _pins(terms["pins"]),
+            pins=None if terms["pins"] is None else pins_of(terms["pins"]),
         )
     except FileNotFoundError as error:
         raise UsageError(
@@ -99,14 +99,16 @@ def _budget(terms: dict[str, dict[str, Any] | None] | None) -> Budget | None:
     return Budget(**{name: None if part is None else SampledGaussian(**part) for name, part in terms.items()})
 
 
-def _pins_document(pins: Pins) -> dict[str, object]:
+def pins_document(pins: Pins) -> dict[str, object]:
+    """Public keys as plain JSON values."""
     return {
         "coordinator": pins.coordinator.hex(),
         "partners": {name: key.hex() for name, key in sorted(pins.partners.items())},
     }
 
 
-def _pins(document: dict[str, Any]) -> Pins:
+def pins_of(document: dict[str, Any]) -> Pins:
+    """What `pins_document` wrote; KeyError, TypeError, ValueError or UsageError if it is something else."""
     return Pins(
         bytes.fromhex(document["coordinator"]),
         {str(name): bytes.fromhex(key) for name, key in document["partners"].items()},

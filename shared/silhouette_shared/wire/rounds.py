@@ -21,6 +21,9 @@ from silhouette_shared.wire.codec import Vector
 UPDATE, WEIGHT, SUM = "update", "weight", "sum"
 """Names of sections."""
 
+TRAINING = "training"
+"""Purpose of a round whose sum moves the model."""
+
 _RING = 2**31
 _NEVER = 2.0**-40  # the chance, over a whole vector, that noise reaches beyond its section's slack
 
@@ -109,19 +112,24 @@ def round_terms(
         inputs: What the coordinator sent along: the model, or which items are asked for.
         mechanism: What a partner charges for the round; None without privacy.
     """
+    return Terms(
+        purpose=f"{purpose}/{number}",
+        layout=layout,
+        model=inputs_digest(inputs),
+        catalogue=vocabulary_digest(vocabulary),
+        privacy=privacy_digest(plan, mechanism),
+    )
+
+
+def privacy_digest(plan: Plan, mechanism: SampledGaussian | None) -> bytes:
+    """SHA-256 of the privacy terms of a round, 32 bytes: the plan, and what every partner charges for it."""
     privacy = {
         "plan": plan.digest,
         "mode": plan.privacy.mode if mechanism is not None else "none",
         "delta": plan.privacy.delta,
         "mechanism": None if mechanism is None else mechanism.describe(),
     }
-    return Terms(
-        purpose=f"{purpose}/{number}",
-        layout=layout,
-        model=inputs_digest(inputs),
-        catalogue=vocabulary_digest(vocabulary),
-        privacy=hashlib.sha256(json.dumps(privacy, sort_keys=True).encode()).digest(),
-    )
+    return hashlib.sha256(json.dumps(privacy, sort_keys=True).encode()).digest()
 
 
 def inputs_digest(inputs: Mapping[str, Vector]) -> bytes:

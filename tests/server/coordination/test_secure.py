@@ -320,8 +320,8 @@ def flipped(words: Vector | None) -> Vector:
     return words
 
 
-def with_last_bit_flipped(part: bytes) -> bytes:
-    return part[:-1] + bytes([part[-1] ^ 1])
+def with_last_bit_flipped(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
 
 
 WRONG: dict[str, tuple[str, Callable[[Answer], Answer]]] = {

@@ -18,6 +18,7 @@ from typing import Any
 from tests.shared.secagg.house import House, Wire
 
 from silhouette_shared.secagg import AheadKeys, Outcome, Step
+from silhouette_shared.secagg.framing import VERSION
 
 STEPS = (Step.ADVERTISE, Step.SHARE, Step.MASKED, Step.CONSISTENCY, Step.UNMASK)
 
@@ -89,5 +90,5 @@ def frozen() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump({"protocol": 1, "rounds": frozen()}, sys.stdout, indent=1)
+    json.dump({"protocol": VERSION, "rounds": frozen()}, sys.stdout, indent=1)
     sys.stdout.write("\n")

@@ -25,9 +25,10 @@ from silhouette_shared.secagg import (
 )
 from silhouette_shared.secagg.encoding import Encoded
 from silhouette_shared.secagg.masking import Words
+from silhouette_shared.secagg.standing import Standing
 
 RUN = "run-a"
-HEAD = bytes([7]) * 32
+HEAD = Standing(3, bytes([7]) * 32)
 Values = Mapping[str, npt.NDArray[np.int64]]
 
 
@@ -92,6 +93,8 @@ class House:
             for name, key in self.identities.items()
         }
         self.previous = genesis(run)
+        mark = hashlib.sha256(repr((run, seed)).encode()).digest()
+        self.seen = {name: Standing(2, mark) for name in self.partners}  # of everybody's ledgers, earlier
         self.unmasked: list[str] = []  # who has opened shares
         self.errors: dict[str, AbortError] = {}  # what partners raised, by partner
         self.outcomes: list[Outcome] = []
@@ -172,7 +175,7 @@ class House:
                 wire,
                 Step.ADVERTISE,
                 leader.open(),
-                lambda partner, data: partner.advertise(data, about, HEAD),
+                lambda partner, data: partner.advertise(data, about, HEAD, self.seen),
                 alive,
             )
         )
@@ -230,7 +233,13 @@ class House:
         manifests = leader.open()
         if ahead is None:
             rolls = leader.advertised(
-                self.ask(wire, Step.ADVERTISE, manifests, lambda one, data: one.advertise(data, about, HEAD), alive)
+                self.ask(
+                    wire,
+                    Step.ADVERTISE,
+                    manifests,
+                    lambda one, data: one.advertise(data, about, HEAD, self.seen),
+                    alive,
+                )
             )
             deliveries = leader.shared(self.ask(wire, Step.SHARE, rolls, lambda one, data: one.share(data), alive))
             self.masks(wire, leader, deliveries, lambda one, data: one.mask, values, alive)

@@ -22,6 +22,7 @@ from silhouette_shared.secagg.framing import (
     Many,
     Message,
     Number,
+    Pieces,
     Real,
     Record,
     Text,
@@ -88,6 +89,8 @@ def values(field: Field) -> st.SearchStrategy[Any]:
         return text.filter(str.isprintable)
     if isinstance(field, Fixed):
         return st.binary(min_size=field.size, max_size=field.size)
+    if isinstance(field, Pieces):
+        return st.integers(0, 3).flatmap(lambda count: st.binary(min_size=40 * count, max_size=40 * count))
     assert isinstance(field, Many)
     return st.lists(records(field.record), max_size=min(2, field.count)).map(tuple)
 
@@ -214,6 +217,8 @@ def test_the_largest_message_stays_under_the_limit_and_so_does_reading_it(kind: 
                 found[name] = "n" * field.limit
             elif isinstance(field, Fixed):
                 found[name] = bytes(field.size)
+            elif isinstance(field, Pieces):
+                found[name] = bytes(field.limit)
             else:
                 found[name] = 1
         return Section("n" * 64, 1, 0, 1) if record is Section else record(**found)
@@ -303,8 +308,8 @@ def test_content_that_a_field_would_not_have_written_is_refused(field: Field, wr
 
 def test_another_version_says_what_to_do() -> None:
     data = HONEST[Manifest]
-    with pytest.raises(FramingError, match="expected protocol version 1, got 2; install the same release"):
-        Manifest.decode(data[:2] + b"\x02" + data[3:])
+    with pytest.raises(FramingError, match="expected protocol version 2, got 1; install the same release"):
+        Manifest.decode(data[:2] + b"\x01" + data[3:])
 
 
 @pytest.mark.parametrize("wrong", [None, "text", 3, [1], {"a": 1}])

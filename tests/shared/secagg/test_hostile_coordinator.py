@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -24,9 +24,7 @@ from silhouette_shared.secagg import (
     Step,
     Terms,
     TooFewError,
-    colluders,
     genesis,
-    least_threshold,
 )
 from silhouette_shared.secagg.framing import Message
 from silhouette_shared.secagg.keys import AgreementKey
@@ -45,6 +43,8 @@ from silhouette_shared.secagg.messages import (
     manifest_signing_context,
     signed,
 )
+from silhouette_shared.secagg.standing import Standing
+from silhouette_shared.thresholds import colluders, least_threshold
 
 
 class Attacker:
@@ -475,12 +475,12 @@ def test_shares_that_a_partner_deals_or_opens_falsely_end_the_round_by_its_name(
         keys = plain(context, threshold, number)
         advertise = keys.advertise
 
-        def then_changes(head: bytes) -> bytes:
-            answer = advertise(head)
+        def then_changes(ledger: Standing, seen: Mapping[str, Standing]) -> bytes:
+            answer = advertise(ledger, seen)
             keys._self_secret = b"s" * 32
             return answer
 
-        keys.advertise = then_changes  # type: ignore[method-assign,assignment]
+        keys.advertise = then_changes  # type: ignore[method-assign]
         return keys
 
     liar._new_keys = other_secret  # type: ignore[method-assign]
@@ -644,7 +644,7 @@ def test_giving_up_a_round_closes_it() -> None:
 
 def test_every_partner_sees_where_the_ledgers_of_all_stand() -> None:
     house = House(3)
-    heads = {name: bytes([index]) * 32 for index, name in enumerate(house.names)}
+    heads = {name: Standing(index + 1, bytes([index]) * 32) for index, name in enumerate(house.names)}
     leader = house.coordinator()
     rolls = leader.advertised(
         {name: house.partners[name].advertise(data, terms(), heads[name]) for name, data in leader.open().items()}

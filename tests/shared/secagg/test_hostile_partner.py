@@ -21,7 +21,7 @@ from silhouette_shared.secagg import (
     Step,
     TooFewError,
 )
-from silhouette_shared.secagg.messages import Sealed, Shares, Unmask, commit_share, signed
+from silhouette_shared.secagg.messages import Advertise, Sealed, Shares, Unmask, commit_share, signed
 
 LIAR = "partner-01"
 
@@ -157,6 +157,18 @@ def test_an_answer_of_somebody_who_is_not_pinned_is_refused() -> None:
     with pytest.raises(ForgedError, match="expected answers of pinned partners") as caught:
         leader.advertised(adverts | {"partner-77": adverts[LIAR]})
     assert (caught.value.step, caught.value.partner) == (Step.ADVERTISE, "partner-77")
+
+
+def test_a_partner_that_has_seen_the_ledgers_of_another_roster_is_named() -> None:
+    house = House(3)
+    leader = house.coordinator()
+    adverts = {n: house.partners[n].advertise(d, terms(), HEAD, house.seen) for n, d in leader.open().items()}
+    found = Advertise.decode(adverts[LIAR])
+    unsigned = replace(found, seen=found.seen + bytes(40))
+    adverts[LIAR] = replace(unsigned, signature=signed(unsigned, house.identities[LIAR], found.context)).encode()
+    with pytest.raises(ForgedError, match="expected a ledger's standing for each partner") as caught:
+        leader.advertised(adverts)
+    assert (caught.value.step, caught.value.partner) == (Step.ADVERTISE, LIAR)
 
 
 def test_a_partner_masks_only_a_vector_of_the_manifests_layout() -> None:

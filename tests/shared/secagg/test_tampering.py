@@ -37,6 +37,7 @@ from silhouette_shared.secagg.messages import (
     manifest_signing_context,
     signed,
 )
+from silhouette_shared.secagg.standing import NOWHERE
 
 VICTIM = "partner-01"
 DOWN: dict[type[Message], Step] = {
@@ -300,7 +301,7 @@ def test_a_message_that_comes_twice_ends_the_round_at_the_partner(kind: type[Mes
     house = House(3)
     partner = house.partners[VICTIM]
     calls: dict[type[Message], Callable[[bytes], object]] = {
-        Manifest: lambda data: partner.advertise(data, terms(), bytes(32)),
+        Manifest: lambda data: partner.advertise(data, terms(), NOWHERE),
         Roll: partner.share,
         Delivery: lambda data: partner.mask(data, house.layout.encode(house.values(1)[VICTIM])),
         Survivors: partner.agree,

@@ -1,0 +1,184 @@
+"""Figures and the federated evaluation through secure rounds: exact but for the noise that was charged, each once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Message
+from tests.consortium import Consortium, Passed, secure_plan
+from tests.people import histories, vocabulary
+
+from silhouette_client.training.figures import evaluation_sum, figure_sum
+from silhouette_shared.config import Analytics, Plan, PrivacyMode, with_changes
+from silhouette_shared.errors import RefusedError, UsageError
+from silhouette_shared.model.figures import FIGURES, Released
+from silhouette_shared.privacy.accounting import epsilon
+from silhouette_shared.privacy.budget import Budget, budget_of
+from silhouette_shared.privacy.ledger import Charge
+from silhouette_shared.privacy.price import price_plan
+from silhouette_shared.secagg import Encoded
+from silhouette_simulations.runner import statistics_alone
+
+FIVE = ("attributes", "behaviours", "history_length", "events_a_day", "value")
+ASKED = Analytics(share=0.5, evaluation_share=0.2)
+PEOPLE = {f"partner-{number}": histories([9] * 60, seed=number) for number in range(3)}
+
+
+def plan_of(mode: PrivacyMode, **analytics: object) -> Plan:
+    plan = secure_plan(rounds=1, partners=3, mode=mode, epsilon=8.0)
+    return replace(plan, analytics=replace(ASKED, **analytics))  # type: ignore[arg-type]
+
+
+def charges(house: Consortium, name: str) -> list[Charge]:
+    ledger = house.agent(name)._ledger
+    assert ledger is not None
+    return [entry.content for entry in ledger.entries if isinstance(entry.content, Charge)]
+
+
+def played(folder: Path, mode: PrivacyMode) -> tuple[Consortium, Mapping[str, Released], Budget]:
+    plan = plan_of(mode)
+    budget = budget_of(plan)
+    assert budget is not None
+    house = Consortium(folder, plan, budget, partners=3, people=PEOPLE)
+    return house, house.run().figures, budget
+
+
+@pytest.fixture(scope="module", params=["local", "distributed"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    return played(tmp_path_factory.mktemp("a") / "nodes", request.param)
+
+
+def exact(house: Consortium, name: str) -> np.ndarray:
+    """The sum without noise, in the units of the bound; the newest event of everybody is held out."""
+    words = house.agent("partner-0")._vocabulary
+    if name == "evaluation":
+        strategy = house.strategy()
+        strategy._resume()
+        agent = house.agent("partner-0")
+        agent._take_over(strategy.model)
+        parts = [evaluation_sum(agent._encoder, people, words).vector for people in PEOPLE.values()]
+    else:
+        parts = [
+            figure_sum(name, people.without_last(1), words).vector  # type: ignore[arg-type]
+            for people in PEOPLE.values()
+        ]
+    total: np.ndarray = torch.stack(parts).sum(0).numpy()
+    return total
+
+
+def test_every_figure_is_the_exact_sum_with_noise_of_the_charged_size(run) -> None:  # type: ignore[no-untyped-def]
+    house, figures, budget = run
+    assert list(figures) == [*FIVE, "evaluation"]
+    shares = 2 if house.plan.privacy.mode == "distributed" else 1  # h of three partners
+    errors = []
+    for name, found in figures.items():
+        mechanism = budget.figures[name]
+        weight = FIGURES[name].weight(vocabulary())
+        expected = mechanism.noise_std * math.sqrt(3 / shares)
+        assert {cell.noise for cell in found.cells} == {pytest.approx(expected / weight, rel=1e-3)}
+        assert found.partners == 3
+        difference = np.array([cell.people for cell in found.cells]) * weight - exact(house, name)
+        errors += (difference / expected).tolist()
+    assert len(errors) > 100
+    # Both ways: noise a quarter too small or too large would be outside.
+    assert 0.8 < np.std(errors) < 1.2
+    assert float(np.abs(errors).max()) < 5
+
+
+def test_every_vector_that_a_partner_contributes_was_charged_for_its_purpose_and_nothing_else_leaves(
+    tmp_path: Path,
+) -> None:
+    plan = plan_of("local")
+    house = Consortium(tmp_path / "a", plan, budget_of(plan), partners=3, people=PEOPLE)
+    contributed: list[tuple[str, str, int]] = []
+    for name in house.names:
+        agent = house.agent(name)
+        inner = agent.contribute
+
+        def contribute(asked, terms, name=name, inner=inner) -> Encoded:  # type: ignore[no-untyped-def]
+            before = len(charges(house, name))
+            encoded = inner(asked, terms)
+            (charge,) = charges(house, name)[before:]
+            assert (charge.purpose, charge.round) == (asked.purpose, asked.round)
+            contributed.append((name, asked.purpose, asked.round))
+            return encoded  # type: ignore[no-any-return]
+
+        agent.contribute = contribute  # type: ignore[method-assign]
+    house.run()
+    expected = [*((name, 0) for name in FIVE), ("training", 1), ("evaluation", 0)]
+    for partner in house.names:
+        assert [(one.purpose, one.round) for one in charges(house, partner)] == expected
+        assert [(purpose, number) for name, purpose, number in contributed if name == partner] == expected
+    answered = {one.kind for one in house.wire.passed if one.answer}
+    assert answered == {
+        "query.describe",
+        *(f"train.{step}" for step in ("advertise", "share", "mask", "agree", "unmask")),
+    }
+
+
+def test_all_of_it_is_in_the_plans_epsilon_and_in_its_price() -> None:
+    plan = plan_of("local")
+    budget = budget_of(plan)
+    assert budget is not None
+    assert set(budget.parts) == {*FIVE, "evaluation", "training"}
+    assert epsilon(budget.spending, plan.privacy.delta) == pytest.approx(8.0, abs=0.02)
+    price = price_plan(plan)
+    assert len(price.beside) == 6
+    assert price.accountants["pld"] <= 8.02
+    # A part with a tenth of the budget has sqrt(2) times the noise of one with two tenths.
+    assert budget.figures["value"].noise_std == pytest.approx(math.sqrt(2) * budget.figures["evaluation"].noise_std)
+    assert not budget_of(statistics_alone(replace(plan, statistics=type(plan.statistics)()))).figures  # type: ignore[union-attr]
+
+
+def test_what_was_released_is_not_asked_for_again_after_a_kill(tmp_path: Path) -> None:
+    plan = plan_of("local", figures=("value", "behaviours"))
+    house = Consortium(tmp_path / "a", plan, budget_of(plan), partners=3, people=PEOPLE)
+
+    def killed(passed: Passed, message: Message) -> Message:
+        if passed.group == "evaluation 0":
+            raise KeyboardInterrupt
+        return message
+
+    house.wire.trouble = killed
+    with pytest.raises(KeyboardInterrupt):
+        house.run()
+    house.wire.trouble = lambda passed, message: message
+    figures = house.run().figures
+    assert set(figures) == {"value", "behaviours", "evaluation"}
+    asked = [one.purpose for one in charges(house, "partner-0")]
+    assert asked == ["value", "behaviours", "training", "evaluation"]
+    assert house.run().figures == figures
+
+
+def test_a_partner_refuses_a_figure_that_its_plan_has_not(tmp_path: Path) -> None:
+    asked = plan_of("local", figures=("value",), evaluation_share=0.0)
+    house = Consortium(tmp_path / "a", asked, budget_of(asked), partners=3, people=PEOPLE)
+    agent = house.agent("partner-0")
+    for name in ("behaviours", "evaluation"):
+        with pytest.raises(RefusedError, match=f"got one for {name}, which has no budget in it"):
+            agent._statistic(name, 0)  # type: ignore[arg-type]
+    with pytest.raises(RefusedError, match="or for one of attributes, behaviours"):
+        agent._release_name("salaries")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"analytics.share": 1.5}, "analytics.share: expected a share from 0 to 1"),
+        ({"analytics.figures": []}, "analytics.figures: expected at least one figure, each once"),
+        ({"analytics.figures": ["value", "value"]}, "analytics.figures: expected at least one figure, each once"),
+        ({"analytics.figures": ["salary"]}, "analytics.figures"),
+        ({"aggregation.protocol": "none"}, "aggregation.protocol: expected sa-1 with a share for analytics"),
+        ({"analytics.share": 0.9}, "analytics.share: expected shares of statistics and analytics of at most 1"),
+        ({"analytics.share": 0.8}, "shares below 1 together, to leave something for the training"),
+    ],
+)
+def test_a_plan_that_asks_for_what_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        with_changes(plan_of("local"), changes)
