@@ -21,6 +21,7 @@ CALCULATING = (
     "silhouette_shared.secagg",
     "silhouette_shared.enrolment",
     "silhouette_client.policy.budget",
+    "silhouette_client.policy.hostile",
     "silhouette_client.policy.overview",
     "silhouette_client.policy.participation",
     "silhouette_client.policy.receipt",
