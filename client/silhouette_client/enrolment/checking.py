@@ -130,7 +130,8 @@ def _policy(home: NodeHome, now: datetime) -> Iterator[str]:
         yield "!runs without privacy are allowed"
     if not policy.secure_aggregation:
         yield "!runs without secure aggregation are allowed"
-    yield f"modes {', '.join(policy.modes)}, epsilon {policy.epsilon_per_run:g} a run, {policy.epsilon_per_year:g} a year"
+    modes = ", ".join(policy.modes)
+    yield f"modes {modes}, epsilon {policy.epsilon_per_run:g} a run, {policy.epsilon_per_year:g} a year"
 
 
 def _people(home: NodeHome, now: datetime) -> Iterator[str]:
