@@ -278,7 +278,7 @@ def test_a_node_without_people_takes_no_part(house: House) -> None:
 def test_a_lower_bound_on_parameters_is_one() -> None:
     vocabulary = public_catalogue().vocabulary()
     for changes in ({}, {"width": 16, "blocks": 3}, {"feed_forward": 4}, {"dimensions": ("activity",)}, {"lags": 0}):
-        plan = replace(PLAN, model=replace(PLAN.model, **changes))  # type: ignore[arg-type]
+        plan = replace(PLAN, model=replace(PLAN.model, **changes))
         assert 0 < least_parameters(plan, ITEMS) <= largest_vector(plan, vocabulary)
 
 
