@@ -151,7 +151,6 @@ _MEANINGS = {
     "model.lags": "events before that every event sees directly",
     "model.content_width": "columns of the public content vectors",
     "model.dimensions": "also browsing, purchases, feedback and spending, where there are such events",
-    "model.dimensions": "also browsing, purchases, feedback and spending, where there are such events",
     "training": "Training without privacy, and the objective of both trainings.",
     "training.final_learning_rate": "fraction reached in the last round, along a cosine",
     "training.server_optimiser": "average, momentum or adam",
