@@ -17,7 +17,7 @@ from pathlib import Path
 import h11
 import httpx
 
-from silhouette_server.gate_rules import MAX_BODY_BYTES, PULL, Holder, check_request, passed_on
+from silhouette_server.gate_rules import PULL, Holder, check_request, passed_on
 from silhouette_shared.supervision import Heart
 
 _LOG = logging.getLogger(__name__)
@@ -69,9 +69,7 @@ class Gate:
         limits: Of connections.
     """
 
-    def __init__(
-        self, files: GateFiles, superlink: str, holders: Holders, limits: GateLimits | None = None
-    ) -> None:
+    def __init__(self, files: GateFiles, superlink: str, holders: Holders, limits: GateLimits | None = None) -> None:
         self._limits = limits or GateLimits()
         self._holders = holders
         self._files, self._superlink = files, superlink

@@ -51,9 +51,7 @@ class Refusal:
     reason: str
 
 
-def check_request(
-    holder: Holder | None, method: str, path: str, headers: Mapping[str, str]
-) -> Refusal | None:
+def check_request(holder: Holder | None, method: str, path: str, headers: Mapping[str, str]) -> Refusal | None:
     """None if the request may go on to the SuperLink.
 
     A partner's certificate opens the way for the SuperNode that was enrolled with it and for no other: the SuperLink

@@ -243,7 +243,9 @@ def _said_plainly() -> Iterator[None]:
     try:
         yield
     except RunNotRunningException:
-        raise UnavailableError("the SuperLink gave up this coordinator's line to the nodes; a new one is needed") from None
+        raise UnavailableError(
+            "the SuperLink gave up this coordinator's line to the nodes; a new one is needed"
+        ) from None
     except httpx.HTTPError as error:
         raise UnavailableError(
             f"expected the SuperLink to answer, got {type(error).__name__}; see `silhouette coordinator status`"

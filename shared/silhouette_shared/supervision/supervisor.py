@@ -127,7 +127,7 @@ class Supervisor:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a Ctrl-C reaches the supervisor alone, which ends all in order
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - calls one C function and nothing of Python's
+                preexec_fn=_die_with_parent,
             )
         except OSError as error:
             self._ended(watched, f"could not be started: {error.strerror}", lasted=0.0)
