@@ -141,9 +141,7 @@ def _explain(error: BaseException) -> str:
             "coordinator changed its certificate"
         )
     if isinstance(error, ssl.SSLError):
-        return (
-            "it refuses this partner's certificate; check its date with `silhouette node status`, or ask for a new kit"
-        )
+        return "it refuses this partner's certificate; check its date with `silhouette node status`"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return f"{type(error).__name__}, {getattr(error, 'strerror', None) or 'no further reason'}"

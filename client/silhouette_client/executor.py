@@ -2,8 +2,8 @@
 
 Out of the box a SuperNode runs whatever bundle the coordinator ships, with the bundle first on the import path. Here
 the SuperNode runs with `--isolation process`, and this long-lived process takes its tasks. The bundle is hashed and
-dropped: it is never unpacked and nothing in it is imported. One that carries anything beside its description is refused.
-What answers is the ClientApp that the partner installed, in a process that is warm.
+dropped: it is never unpacked and nothing in it is imported. One that carries anything beside its description is
+refused. What answers is the ClientApp that the partner installed, in a process that is warm.
 
 Flower gives no promise about what is used here; a test holds it to one version.
 """

@@ -31,7 +31,6 @@ class Service:
         grace_seconds: Between the request to end and the kill.
         longest_pause: Between two starts.
         exits: What a code means, for the log and the status.
-        before_start: Called before every start.
     """
 
     name: str
@@ -43,7 +42,6 @@ class Service:
     grace_seconds: float = 10.0
     longest_pause: float = LONGEST_PAUSE
     exits: Mapping[int, str] = field(default_factory=dict)
-    before_start: Callable[[], None] = lambda: None
 
 
 @dataclass

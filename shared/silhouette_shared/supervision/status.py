@@ -100,3 +100,19 @@ def resident_bytes(pid: int) -> int:
         pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
         return pages * os.sysconf("SC_PAGESIZE")
     return 0
+
+
+def document(status: Status | None) -> list[dict[str, object]]:
+    """The processes for `--format json`; none if nothing runs."""
+    return [] if status is None else [asdict(service) for service in status.services]
+
+
+def lines(status: Status | None) -> list[str]:
+    """The processes for people to read."""
+    if status is None:
+        return ["  not running"]
+    return [
+        f"  {service.state:<14}{service.name:<12}{service.memory / 1e6:>8.0f} MB  {service.seconds:>9.0f} s  "
+        f"{service.restarts} restarts" + (f", last: {service.reason}" if service.reason else "")
+        for service in status.services
+    ]

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,10 +70,18 @@ class Supervisor:
         folder: For status, heartbeats and the lock; made if missing.
         logs: Folder for the services' logs; made if missing.
         services: In the order of their start; they end in the other order.
+        prepare: Called once, when it is certain that nobody else runs these services.
     """
 
-    def __init__(self, role: str, folder: Path, logs: Path, services: Sequence[Service]) -> None:
-        self._role, self._folder = role, folder
+    def __init__(
+        self,
+        role: str,
+        folder: Path,
+        logs: Path,
+        services: Sequence[Service],
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._role, self._folder, self._prepare = role, folder, prepare
         for place in (folder, logs):
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._watched = [
@@ -102,6 +110,7 @@ class Supervisor:
         with only_one(self._folder, self._role):
             _require_room(self._folder)
             _require_ports(port for watched in self._watched for port in watched.service.ports)
+            self._prepare()
             try:
                 for watched in self._watched:
                     self._start(watched)
@@ -118,7 +127,6 @@ class Supervisor:
         environment = {**os.environ, **service.environment}
         if service.beats:
             environment[VARIABLE] = str(watched.beat)
-        service.before_start()
         try:
             process = subprocess.Popen(
                 service.command,
@@ -281,8 +289,8 @@ def _require_room(folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < _LEAST_ROOM:
         raise UnavailableError(
-            f"{folder}: expected at least {_LEAST_ROOM >> 20} MiB of free disk, found {free >> 20}; free some and start "
-            "again"
+            f"{folder}: expected at least {_LEAST_ROOM >> 20} MiB of free disk, found {free >> 20}; free some and "
+            "start again"
         )
 
 
