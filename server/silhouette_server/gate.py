@@ -12,6 +12,7 @@ import logging
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 
 import h11
@@ -83,6 +84,7 @@ class Gate:
             verify=inner,
             timeout=self._limits.answer_seconds,
             trust_env=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # what one partner is told, no other says
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
         ) as upstream:
 
@@ -235,8 +237,12 @@ class _Conversation:
             pause = min(self._limits.ask_longest_seconds, pause * 1.1)
             # A message that is fetched for somebody who is gone, or revoked meanwhile, would be lost.
             holder = self._holders(self._serial)
-            if self._reader.at_eof() or holder is None or not holder.active:
+            if self._is_gone() or holder is None or not holder.active:
                 raise ConnectionResetError
+
+    def _is_gone(self) -> bool:
+        broken = self._reader.exception() is not None
+        return self._reader.at_eof() or broken or self._writer.transport.is_closing()
 
     async def _send(self, status: int, headers: dict[str, str], content: bytes, *, close: bool = False) -> None:
         fields = [*headers.items(), ("content-length", str(len(content)))]

@@ -4,6 +4,7 @@ A run of ours outlives processes, a run of Flower's does not: it ends with the S
 Flower's is here no more than a line to the nodes. Whoever goes on with a run of ours opens a new one.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -33,7 +34,11 @@ from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
 from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
@@ -45,6 +50,11 @@ FLOWER_VERSION = "1.41.0"
 """The version whose insides this file knows."""
 
 POLL_SECONDS = 0.1
+
+
+class LineLostError(UnavailableError):
+    """The SuperLink does not answer, or does not know of a line any more; a new one can be had."""
+
 
 _LOG = logging.getLogger(__name__)
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -114,7 +124,7 @@ class Superlink:
         """
         with _said_plainly():
             content = bundle()
-            fab = Fab(_sha256(content), content, {})
+            fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
             self._drop_pending()
             started = self._control.StartRun(StartRunRequest(fab=fab_to_proto(fab), federation=NOOP_FEDERATION_ID))
             grid = self._take(started.run_id)
@@ -178,11 +188,17 @@ class PollingGrid(HttpGrid):
     on_wait: Callable[[], None] = staticmethod(lambda: None)
     """Called between two questions: for signs of life, and to stop by raising."""
 
+    def get_node_ids(self) -> Iterable[int]:
+        """The numbers of the nodes that are connected; LineLostError if the SuperLink does not say."""
+        self.on_wait()
+        with _said_plainly():
+            return list(super().get_node_ids())
+
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send, and wait for the answers.
 
         Raises:
-            UnavailableError: If the SuperLink does not know of this grid any more.
+            LineLostError: If the SuperLink does not know of this grid any more.
         """
         sent = list(messages)
         until = None if timeout is None else time.monotonic() + timeout
@@ -209,15 +225,7 @@ def bundle() -> bytes:
     return build_fab_from_files({"pyproject.toml": DESCRIPTION})[0]
 
 
-def _sha256(content: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(content).hexdigest()
-
-
 def _runtime(door: Door, token: str, certificate: bytes) -> RuntimeHttpClient:
-    from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
-
     return RuntimeHttpClient.from_server_address(
         door.address,
         False,
@@ -247,6 +255,6 @@ def _said_plainly() -> Iterator[None]:
             "the SuperLink gave up this coordinator's line to the nodes; a new one is needed"
         ) from None
     except httpx.HTTPError as error:
-        raise UnavailableError(
+        raise LineLostError(
             f"expected the SuperLink to answer, got {type(error).__name__}; see `silhouette coordinator status`"
         ) from error

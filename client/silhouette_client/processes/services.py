@@ -1,11 +1,11 @@
 """Which processes a node consists of, and with which arguments each is started."""
 
-import datetime
 import ipaddress
 import os
 import sys
 import tomllib
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -91,8 +91,8 @@ def places_of(home: NodeHome) -> Places:
     for name, value in given.items() if isinstance(given, dict) else [("processes", given)]:
         if name not in ports or type(value) is not int or not 1 <= value <= 65535:
             raise UsageError(
-                f"{path}: [processes] {name}: expected connector_port or supernode_port with a port from 1 to 65535, got "
-                "something else; correct it"
+                f"{path}: [processes] {name}: expected connector_port or supernode_port and a port from 1 to 65535, "
+                "got something else; correct it"
             )
         ports[name] = value
     return Places(home.folder, ports["connector_port"], ports["supernode_port"])
@@ -120,7 +120,7 @@ def prepare(home: NodeHome, places: Places) -> None:
         RevokedError, NotAMemberError: If this node is not on the roster that it holds.
         IntegrityError: If a file is damaged.
     """
-    now = datetime.datetime.now(datetime.UTC)
+    now = datetime.now(UTC)
     check_dates(home.authority(), now, "authority.pem", _RENEW)
     check_dates(home.certificate(), now, "client.pem", _RENEW)
     home.roster().member(home.name)
@@ -166,7 +166,7 @@ def services_of(home: Path, places: Places, supernode_key: Path) -> list[Service
     ]
 
 
-def _make_loopback(places: Places, now: datetime.datetime) -> None:
+def _make_loopback(places: Places, now: datetime) -> None:
     """A certificate for 127.0.0.1 that only this node's own SuperNode trusts, as long as these processes run."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "silhouette loopback")])
@@ -176,8 +176,8 @@ def _make_loopback(places: Places, now: datetime.datetime) -> None:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=2))  # the clock may be put right while they run
-        .not_valid_after(now + datetime.timedelta(days=3650))
+        .not_valid_before(now - timedelta(days=2))  # the clock may be put right while they run
+        .not_valid_after(now + timedelta(days=3650))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())

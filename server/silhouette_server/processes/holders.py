@@ -1,7 +1,6 @@
 """Who holds a client certificate, from the roster as it is on disk now."""
 
 import logging
-import os
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -33,7 +32,7 @@ class RosterHolders:
 
     def _refresh(self) -> None:
         try:
-            stat = os.stat(self._path)
+            stat = self._path.stat()
             seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if seen == self._seen:
                 return
