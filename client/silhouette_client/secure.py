@@ -7,7 +7,6 @@ masked form leaves.
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from silhouette_shared.errors import IntegrityError, RefusedError
+from silhouette_shared.files import write_atomically
 from silhouette_shared.randomness import SecretBytes
 from silhouette_shared.secagg import AbortError, Identity, Partner, Pins, Terms, genesis
 from silhouette_shared.secagg.encoding import Encoded
@@ -52,17 +52,7 @@ class RoundMemory:
         self._last[run] = number
         if self._path is None:
             return
-        partial = self._path.with_name(f"{self._path.name}.partial")
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(self._last, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._path)
-        descriptor = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_atomically(self._path, json.dumps(self._last).encode())
 
 
 def _read_rounds(path: Path) -> dict[str, int]:

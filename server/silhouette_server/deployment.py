@@ -1,30 +1,35 @@
 """The ServerApp of a deployment: takes the runs of the registry one after the other and conducts their rounds.
 
-It runs installed code alone, and it may be killed at any moment: the registry says which runs are to go on, the book and
-the checkpoint at which round.
+It runs installed code alone, and it may be killed at any moment: the registry says which runs are to go on, its book
+of rounds and the checkpoint at which round.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
+
+from flwr.app import Message
 
 from silhouette_server.coordination.book import RoundBook, StopRequestedError
 from silhouette_server.coordination.federation import CheckedStrategy
 from silhouette_server.enrolment.office import Office
 from silhouette_server.processes.holders import supernode_pem
-from silhouette_server.runs import introduction_of, nodes_of, open_run, read_offer
-from silhouette_server.superlink import Door, LineLostError, Superlink
+from silhouette_server.runs import fewest_of, introduction_of, nodes_of, open_run, read_offer
+from silhouette_server.superlink import Door, LineLostError, PollingGrid, Superlink
 from silhouette_shared.errors import SilhouetteError, UnavailableError
+from silhouette_shared.model.vector import Layout
 from silhouette_shared.supervision import Heart
+from silhouette_shared.wire.offers import ROSTER, RosterHeld, RosterNotice
 
 _LOG = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.5  # between two looks for work
 _PATIENCE = 300.0  # seconds without a sign of life that a step between two of them may take
+_ROSTER_SECONDS = 30.0
 _AGAIN_SECONDS = 2.0  # after a failure of the SuperLink
 
 
@@ -47,8 +52,8 @@ class RunStore(Protocol):
         """Whether somebody asked it to stop."""
         ...
 
-    def book(self, run: str) -> RoundBook:
-        """Where its rounds are committed."""
+    def book(self, run: str, layout: Layout, before: Callable[[], None]) -> RoundBook:
+        """Where its rounds are committed; `before` is called before each begins."""
         ...
 
 
@@ -127,20 +132,35 @@ class Conductor:
 
     def _rounds(self, run: str, superlink: Superlink) -> None:
         folder = self._runs / run
-        book = self._store.book(run)
-        job = open_run(self._office, folder, book)
+        job = open_run(self._office, folder)
         offer = read_offer(self._office, folder)
-        roster = self._office.roster()
-        known = superlink.nodes()
-        numbers = {
-            member.supernode_public: known[pem][0]
-            for member in roster.active.values()
-            if (pem := supernode_pem(member.supernode_public)) in known
-        }
-        names = nodes_of(offer, roster, numbers)
+        roster_bytes, roster = self._office.roster_bytes(), self._office.roster()
+
+        def check_roster() -> None:
+            if self._office.roster_bytes() != roster_bytes:
+                raise LineLostError("the roster has changed; the partners are told before the next round")
+
+        book = self._store.book(run, job.layout, check_roster)
+        names = nodes_of(offer, roster, superlink.nodes())
         with superlink.line() as grid:
             grid.on_wait = self._watch(run, book)
-            CheckedStrategy(replace(job, introduction=introduction_of(folder, names))).start(grid)
+            self._tell_roster(grid, names, roster_bytes)
+            introduction = introduction_of(folder, names, fewest_of(job))
+            CheckedStrategy(replace(job, book=book, introduction=introduction)).start(grid)
+
+    def _tell_roster(self, grid: PollingGrid, names: Mapping[int, str], roster: bytes) -> None:
+        """The newest roster to whoever is connected: it is what peers learn a revocation from."""
+        there = set(names) & set(grid.get_node_ids())
+        notice = RosterNotice(roster).encode()
+        messages = [Message(notice, dst_node_id=node, message_type=ROSTER) for node in sorted(there)]
+        for reply in grid.send_and_receive(messages, timeout=_ROSTER_SECONDS):
+            name = names[reply.metadata.src_node_id]
+            if reply.has_error():
+                _LOG.warning("%s was not told the roster: %s", name, reply.error.reason)
+                continue
+            held = RosterHeld.decode(reply.content)
+            if held.refusal:
+                _LOG.warning("%s keeps roster %d: %s", name, held.version, held.refusal)
 
     def _watch(self, run: str, book: RoundBook) -> Callable[[], None]:
         """A sign of life, a stop while no round is open, and the end of this process between two questions."""

@@ -5,10 +5,9 @@ offer.json roster.json public.safetensors     what nodes are sent
 checkpoint.safetensors secure/                where it stands
 """
 
-import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,18 +15,17 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from silhouette_shared.enrolment.offers import Offer, offer_of
-from silhouette_shared.wire.offers import OFFER, OfferRequest, PublicCatalogue
 
 from silhouette_server.app import counting_of, secure_job
-from silhouette_server.coordination.book import RoundBook
 from silhouette_server.coordination.federation import Job
 from silhouette_server.coordination.roster import Introduction
 from silhouette_server.coordination.secure import Desk
 from silhouette_server.enrolment.office import Office
+from silhouette_server.processes.holders import supernode_pem
 from silhouette_shared.catalogue import Catalogue
 from silhouette_shared.config import Plan
 from silhouette_shared.enrolment.documents import Roster
+from silhouette_shared.enrolment.offers import Offer, offer_of
 from silhouette_shared.enrolment.signed import digest
 from silhouette_shared.errors import IntegrityError, UsageError
 from silhouette_shared.model.encoder import ProfileEncoder
@@ -35,7 +33,9 @@ from silhouette_shared.model.vector import Layout, read_vector
 from silhouette_shared.privacy.budget import budget_of
 from silhouette_shared.private_files import PUBLIC, make_folder, write_new
 from silhouette_shared.randomness import ReproducibleSource
+from silhouette_shared.thresholds import least_threshold
 from silhouette_shared.wire.agreement import Agreement, read_agreement, vocabulary_for, write_agreement
+from silhouette_shared.wire.offers import OFFER, OfferRequest, PublicCatalogue, model_digest
 
 SEED_PATH = ("training", "federated")
 """As the federated row of a simulation draws, so that a run without noise gives the same model."""
@@ -100,8 +100,8 @@ def read_public_catalogue(path: Path) -> PublicCatalogue:
         raise UsageError(f"{path}: expected a public catalogue, found no file; name the one all partners use") from None
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         raise IntegrityError(
-            f"{path}: expected a whole public catalogue, got a damaged or another file ({type(error).__name__}); take it "
-            "from its publisher again"
+            f"{path}: expected a whole public catalogue, got a damaged or another file ({type(error).__name__}); take "
+            "it from its publisher again"
         ) from None
     return public
 
@@ -132,8 +132,8 @@ def prepare_run(
         )
     if plan.aggregation.protocol != "sa-1":
         raise UsageError(
-            f'expected aggregation.protocol = "sa-1", got {plan.aggregation.protocol!r}: in a deployment the coordinator '
-            "sees no partner's own update; correct the plan"
+            f'expected aggregation.protocol = "sa-1", got {plan.aggregation.protocol!r}: in a deployment the '
+            "coordinator sees no partner's own update; correct the plan"
         )
     budget = budget_of(plan)
     vocabulary = vocabulary_for(plan, public.vocabulary(), budget)
@@ -157,7 +157,7 @@ def prepare_run(
         people=people,
         budget=budget,
         seed_path=SEED_PATH,
-        start_model=hashlib.sha256(read_vector(encoder, layout).numpy().tobytes()).hexdigest(),
+        start_model=model_digest(read_vector(encoder, layout).numpy()),
         issued=int(time.time()),
     ).encode(office.identity())
     folder = runs / run
@@ -182,8 +182,8 @@ def _encoder(agreement: Agreement) -> ProfileEncoder:
     return encoder
 
 
-def open_run(office: Office, folder: Path, book: RoundBook) -> Job:
-    """The job of a run that was prepared, as far as it is known before the nodes are asked.
+def open_run(office: Office, folder: Path) -> Job:
+    """The job of a run that was prepared, without its book and before the nodes are asked.
 
     Raises:
         UsageError: If a file is missing.
@@ -209,7 +209,6 @@ def open_run(office: Office, folder: Path, book: RoundBook) -> Job:
         secure=secure_job(plan, agreement.vocabulary, budget, layout.size, desk, largest),
         training=None if budget is None else budget.training,
         checkpoint=folder / "checkpoint.safetensors",
-        book=book,
     )
 
 
@@ -218,34 +217,43 @@ def read_offer(office: Office, folder: Path) -> Offer:
     return Offer.decode(_read(folder / "offer.json"), office.identity().public)
 
 
-def introduction_of(folder: Path, names: dict[int, str]) -> Introduction:
+def fewest_of(job: Job) -> int:
+    """How many partners a run needs: as many as secure aggregation opens a sum for, at least."""
+    if job.secure is None:
+        return job.replies.minimum
+    return max(job.replies.minimum, least_threshold(len(job.secure.desk.pins.partners)))
+
+
+def introduction_of(folder: Path, names: dict[int, str], minimum: int) -> Introduction:
     """How the nodes of a run are asked to take part.
 
     Args:
         folder: Of the run.
         names: Of the nodes whose keys are enrolled, by node number.
+        minimum: How many have to agree.
     """
     request = OfferRequest(
         offer=_read(folder / "offer.json"),
         roster=_read(folder / "roster.json"),
         catalogue=read_public_catalogue(folder / PUBLIC_FILE),
     )
-    return Introduction(OFFER, request.encode(), names)
+    return Introduction(OFFER, request.encode(), names, minimum)
 
 
-def nodes_of(offer: Offer, roster: Roster, known: dict[str, int]) -> dict[int, str]:
+def nodes_of(offer: Offer, roster: Roster, known: Mapping[bytes, tuple[int, bool]]) -> dict[int, str]:
     """Which node is whose, for the partners of an offer that are still active.
 
     Args:
         offer: Of the run.
         roster: As it is now.
-        known: Node number by a member's SuperNode key as the roster has it.
+        known: Node number, and whether it is connected, by the SuperNode's public key.
     """
-    return {
-        known[member.supernode_public]: name
-        for name, member in roster.active.items()
-        if name in offer.people and member.supernode_public in known
-    }
+    found: dict[int, str] = {}
+    for name, member in roster.active.items():
+        pem = supernode_pem(member.supernode_public)
+        if name in offer.people and pem in known:
+            found[known[pem][0]] = name
+    return found
 
 
 def _read(path: Path) -> bytes:

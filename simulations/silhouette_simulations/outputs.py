@@ -12,8 +12,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from silhouette_client.profiles.build import ProfileBatch, build_profiles
-from silhouette_server.coordination.checkpoints import write_atomically
 from silhouette_shared.config import Plan, RowName, plan_document
+from silhouette_shared.files import write_atomically
 from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.pairs import pair_count
 from silhouette_shared.model.vector import Layout

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from silhouette_server.coordination.checkpoints import write_atomically
 from silhouette_shared.config import Plan, read_plan, with_changes, write_toml
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
+from silhouette_shared.files import write_atomically
 
 ROW_COLUMNS = (
     "name",

@@ -1,8 +1,5 @@
 """The auditor's key, an Ed25519 private key in PEM, and the file of a signed result."""
 
-import contextlib
-import os
-import secrets
 import stat
 from pathlib import Path
 
@@ -11,6 +8,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from silhouette_shared.cli import is_full_disk
 from silhouette_shared.errors import UnavailableError, UsageError
+from silhouette_shared.files import write_atomically
 
 KEY_NAME = "audit-key.pem"
 """In the home folder: made by the first audit there."""
@@ -74,18 +72,9 @@ def read_result(path: Path) -> str:
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with os.fdopen(file, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(path)
+        write_atomically(path, content, mode=mode)
     except OSError as error:
         reason = "a full disk" if is_full_disk(error) else error.strerror or str(error)
         raise UnavailableError(f"{path}: expected to write it, got {reason}; mend that and start again") from None
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()

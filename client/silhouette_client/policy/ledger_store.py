@@ -33,6 +33,7 @@ from silhouette_client.policy.ledger_key import make_key, read_key
 from silhouette_client.policy.receipt import LEDGER_ONLY, Receipt
 from silhouette_client.policy.witness import MemoryWitness, Witness
 from silhouette_shared.errors import IntegrityError, RefusedError, UnavailableError, UsageError
+from silhouette_shared.files import flush_folder
 from silhouette_shared.privacy.ledger import (
     KEY_BYTES,
     BudgetRefusedError,
@@ -482,11 +483,7 @@ def _make(path: Path) -> None:
 
 def _flush_names(path: Path) -> None:
     try:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        flush_folder(path.parent)
     except OSError as error:
         raise UnavailableError(
             f"{path.parent}: expected a folder that can be flushed, got {error.strerror or error}; mend the disk and "

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from silhouette_shared.errors import IntegrityError, UnavailableError
+from silhouette_shared.files import flush_folder
 from silhouette_shared.privacy.ledger import Head, check_node
 
 _TAIL_BYTES = 4096  # holds many lines of at most 86 bytes
@@ -121,7 +122,7 @@ class FileWitness:
             finally:
                 os.close(file)
             if made:
-                _flush_folder(self._folder)
+                flush_folder(self._folder)
         except OSError as error:
             raise self._unavailable(error) from None
 
@@ -175,12 +176,3 @@ def _is_news(kept: Head | None, shown: Head, name: str) -> bool:
             "use; stop one and find out which is older"
         )
     return kept is None or shown.sequence > kept.sequence
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make sure that a new file's name is on the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -48,24 +48,29 @@ def _connector(home: Path) -> None:
 def _agent(home: Path) -> None:
     heart = Heart.from_environment()
     heart.beat(_START_PATIENCE)
-    from silhouette_client.deployment import make_node_app
     from silhouette_client.executor import Executor
+    from silhouette_client.hardening import protect_process
+    from silhouette_client.offers import Node, node_app
     from silhouette_shared.allocator import keep_freed_memory
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    protect_process()
     keep_freed_memory()
-    node = NodeHome.of(home)
-    places = places_of(node)
+    places = places_of(NodeHome.of(home))
+    node = Node.open(home)
     executor = Executor(
         f"127.0.0.1:{places.supernode}",
         places.secret.read_bytes(),
-        make_node_app(node),
+        node_app(node),
         memory=places.task,
         heart=heart,
     )
-    executor.serve(stop)
+    try:
+        executor.serve(stop)
+    finally:
+        node.close()
 
 
 if __name__ == "__main__":

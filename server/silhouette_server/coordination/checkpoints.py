@@ -5,7 +5,6 @@ One safetensors file a run, replaced atomically: a reader finds the state after 
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from silhouette_shared.errors import IntegrityError
+from silhouette_shared.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -26,25 +26,6 @@ class Checkpoint:
     round: int
     tensors: dict[str, Tensor]
     history: tuple[dict[str, float | int | str | None], ...]  # one record a round
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file by new content, whole or not at all, also across a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

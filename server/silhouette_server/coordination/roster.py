@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from silhouette_shared.errors import SilhouetteError, UnavailableError
-from silhouette_shared.wire import DescribeRequest, Description
+from silhouette_shared.errors import RefusedError, SilhouetteError, UnavailableError
+from silhouette_shared.wire import DescribeRequest
 from silhouette_shared.wire.messages import DESCRIBE
+from silhouette_shared.wire.offers import OfferAnswer, Refusal
 
 _POLL_SECONDS = 0.2
 
@@ -30,6 +31,7 @@ class Introduction:
     message_type: str
     content: RecordDict
     names: Mapping[int, str]  # by node number, whose key it registered
+    minimum: int  # how many have to agree
 
 
 def build_roster(
@@ -59,6 +61,7 @@ def build_roster(
     else:
         request, kind = introduction.content, introduction.message_type
         nodes = await_nodes(grid, introduction.names, timeout_seconds)
+        minimum = max(minimum, introduction.minimum)
     messages = [Message(request, dst_node_id=node_id, message_type=kind) for node_id in nodes]
     silent = {message.metadata.dst_node_id for message in messages}
     members: dict[str, Member] = {}
@@ -123,7 +126,10 @@ def _connected(grid: Grid, expected: int, timeout_seconds: float) -> list[int]:
 def _member(reply: Message, run: str, plan_digest: str, layout_digest: str) -> Member:
     if reply.has_error():
         raise UnavailableError(f"node {reply.metadata.src_node_id}: {reply.error.reason}")
-    description = Description.decode(reply.content)
+    answer = OfferAnswer.decode(reply.content).content
+    if isinstance(answer, Refusal):
+        raise RefusedError(f"refused, {answer}")
+    description = answer
     name = description.partner
     if description.run != run:
         raise UnavailableError(f"{name}: answered for another run")

@@ -15,9 +15,9 @@ import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from silhouette_server.coordination.checkpoints import write_atomically
 from silhouette_server.coordination.roster import Member
 from silhouette_shared.errors import IntegrityError, UnavailableError
+from silhouette_shared.files import write_atomically
 from silhouette_shared.secagg import (
     AbortError,
     AheadKeys,

@@ -15,6 +15,8 @@ from silhouette_shared.supervision import Heart, log_to_standard_error
 
 _LOG = logging.getLogger("silhouette_server.processes")
 
+_START_PATIENCE = 300.0  # seconds for importing torch on a busy machine
+
 
 def main() -> int:
     """Run one process until it is asked to end; its exit code."""
@@ -50,13 +52,18 @@ def _gate(home: Path) -> None:
 
 
 def _serverapp(home: Path) -> None:
+    heart = Heart.from_environment()
+    heart.beat(_START_PATIENCE)
     from silhouette_server.deployment import Conductor
+    from silhouette_server.registry import REGISTRY_NAME, Registry
+    from silhouette_server.run_store import RegistryStore
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     office = Office.of(home)
-    Conductor(office, places_of(office).door, Heart.from_environment()).serve(stop)
+    with Registry.open(office.folder / REGISTRY_NAME, office.identity()) as registry:
+        Conductor(office, places_of(office).door, RegistryStore(registry), heart).serve(stop)
 
 
 def _raise_on_terminate() -> None:

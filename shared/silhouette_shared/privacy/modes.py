@@ -18,16 +18,7 @@ from dataclasses import dataclass, replace
 from silhouette_shared.errors import UsageError
 from silhouette_shared.privacy.accounting import Spending, epsilon
 from silhouette_shared.privacy.mechanism import SampledGaussian
-
-
-def curious_partners(partners: int) -> int:
-    """How many curious partners secure aggregation withstands: f = floor(n / 3)."""
-    return partners // 3
-
-
-def survivor_threshold(partners: int) -> int:
-    """How many partners a round of secure aggregation needs at least: floor((n + f) / 2) + 1."""
-    return (partners + curious_partners(partners)) // 2 + 1
+from silhouette_shared.thresholds import colluders, least_threshold
 
 
 def honest_survivors(partners: int) -> int:
@@ -41,7 +32,7 @@ def honest_survivors(partners: int) -> int:
     """
     if partners < 3:
         raise UsageError(f"expected at least 3 partners for secure aggregation, got {partners}; use the mode local")
-    return survivor_threshold(partners) - curious_partners(partners)
+    return least_threshold(partners) - colluders(partners)
 
 
 @dataclass(frozen=True)

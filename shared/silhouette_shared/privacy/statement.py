@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from silhouette_shared.errors import UsageError
 from silhouette_shared.privacy.accounting import epsilon, epsilons, split
 from silhouette_shared.privacy.mechanism import SampledGaussian
-from silhouette_shared.privacy.modes import View, at_partners, curious_partners, distributed_view, local_view
+from silhouette_shared.privacy.modes import View, at_partners, distributed_view, local_view
+from silhouette_shared.thresholds import colluders
 
 VERSION = 1
 
@@ -266,7 +267,7 @@ def _trusted(facts: Facts) -> list[str]:
             own,
             "Nobody outside the partner: it adds all the noise that its own people need before anything leaves.",
         ]
-    f = curious_partners(facts.partners)
+    f = colluders(facts.partners)
     return [
         own,
         f"Secure aggregation, and that at most {f} of {facts.partners} partners are curious: each adds a share of "

@@ -12,7 +12,7 @@ from silhouette_shared.secagg.aborts import (
 from silhouette_shared.secagg.coordinator import AheadKeys, Coordinator, Outcome
 from silhouette_shared.secagg.encoding import Encoded, Layout, Section
 from silhouette_shared.secagg.keys import Identity
-from silhouette_shared.secagg.messages import PARTNER_MINIMUM, Pins, Terms, colluders, genesis, least_threshold
+from silhouette_shared.secagg.messages import PARTNER_MINIMUM, Pins, Terms, genesis
 from silhouette_shared.secagg.partner import MaskedReply, Partner
 from silhouette_shared.secagg.transcript import Checked, verify_chain, verify_sum, verify_transcript
 
@@ -37,9 +37,7 @@ __all__ = [
     "Step",
     "Terms",
     "TooFewError",
-    "colluders",
     "genesis",
-    "least_threshold",
     "verify_chain",
     "verify_sum",
     "verify_transcript",

@@ -22,10 +22,10 @@ from silhouette_shared.secagg.messages import (
     Secret,
     check_signature,
     commit_self,
-    least_threshold,
     manifest_signing_context,
     pair_info,
 )
+from silhouette_shared.thresholds import least_threshold
 
 M = TypeVar("M", bound=Message)
 

@@ -52,7 +52,6 @@ from silhouette_shared.secagg.messages import (
     ahead_context,
     commit_share,
     dealers_context,
-    least_threshold,
     manifest_context,
     manifest_signing_context,
     masks_context,
@@ -63,6 +62,7 @@ from silhouette_shared.secagg.messages import (
     transcript_digest,
 )
 from silhouette_shared.secagg.sharing import ShareError, join
+from silhouette_shared.thresholds import least_threshold
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")

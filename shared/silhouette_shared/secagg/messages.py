@@ -46,20 +46,6 @@ SELF, KEY = 1, 2
 """What an opened share or secret is of: the self-mask of a survivor, the mask key of a dropped partner."""
 
 
-def colluders(partners: int) -> int:
-    """How many dishonest partners a round of `partners` withstands beside a hostile coordinator: a third."""
-    return partners // 3
-
-
-def least_threshold(partners: int) -> int:
-    """The least threshold t with 2t > n + f: any two sets of t partners share an honest one.
-
-    >>> [least_threshold(n) for n in (3, 4, 5, 10, 50)]
-    [3, 3, 4, 7, 34]
-    """
-    return (partners + colluders(partners)) // 2 + 1
-
-
 @dataclass(frozen=True)
 class Pins:
     """Whom somebody trusts to be who: the public keys that the consortium's authority vouches for.

@@ -6,7 +6,6 @@ The page is written whole or not at all: to a temporary file beside it, then ren
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from silhouette_shared.errors import UsageError
+from silhouette_shared.files import write_atomically
 from silhouette_simulations.report.figures import (
     Bar,
     Line,
@@ -62,7 +62,7 @@ def write_report(folder: Path) -> Path:
     run = read_run(folder)
     people = read_people(folder, [name for name, _ in run.header.partners])
     path = folder / REPORT
-    _replace(path, render(run, people))
+    write_atomically(path, render(run, people).encode())
     return path
 
 
@@ -279,16 +279,3 @@ def _weights(person: Person) -> Markup | None:
     title = "Dimension weights: " + ", ".join(f"{words(name)} {100 * weight:.0f} %" for name, weight in weights)
     shown = [(words(name), weight) for name, weight in weights]
     return Markup(weight_bars(shown, title=title))  # noqa: S704 - as above
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from silhouette_server.coordination.checkpoints import (
     Checkpoint,
     read_checkpoint,
-    write_atomically,
     write_checkpoint,
 )
 from silhouette_shared.errors import IntegrityError
@@ -81,13 +80,6 @@ def test_a_leftover_of_a_killed_process_is_never_read(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     path.with_name(f".{path.name}.123.tmp").write_bytes(b"half")
     assert read_checkpoint(path) is None
-
-
-def test_a_file_in_the_way_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"long old content")
-    write_atomically(path, b"new")
-    assert path.read_bytes() == b"new"
 
 
 def content(tmp_path: Path) -> bytes:

@@ -10,12 +10,11 @@ from silhouette_shared.errors import UsageError
 from silhouette_shared.privacy import Grid, SampledGaussian, epsilon
 from silhouette_shared.privacy.modes import (
     at_partners,
-    curious_partners,
     distributed_view,
     honest_survivors,
     local_view,
-    survivor_threshold,
 )
+from silhouette_shared.thresholds import colluders, least_threshold
 
 DELTA = 1e-6
 MECHANISM = SampledGaussian(noise_multiplier=1.0, sampling_rate=0.01, steps=2000, clip_norm=1.0)
@@ -29,8 +28,8 @@ def _noise(multiplier: float) -> float:
     ("partners", "f", "threshold", "honest"), [(3, 1, 3, 2), (5, 1, 4, 3), (10, 3, 7, 4), (50, 16, 34, 18)]
 )
 def test_the_honest_survivors_are_those_of_the_design(partners: int, f: int, threshold: int, honest: int) -> None:
-    assert curious_partners(partners) == f
-    assert survivor_threshold(partners) == threshold
+    assert colluders(partners) == f
+    assert least_threshold(partners) == threshold
     assert honest_survivors(partners) == honest
     assert 2 * threshold > partners + f  # two different survivor sets never both have a quorum
 

@@ -19,9 +19,9 @@ from silhouette_shared.secagg import (
     Section,
     Step,
     TooFewError,
-    least_threshold,
     verify_chain,
 )
+from silhouette_shared.thresholds import least_threshold
 
 STEPS = (Step.ADVERTISE, Step.SHARE, Step.MASKED, Step.CONSISTENCY, Step.UNMASK)
 NEVER = len(STEPS)

@@ -24,9 +24,7 @@ from silhouette_shared.secagg import (
     Step,
     Terms,
     TooFewError,
-    colluders,
     genesis,
-    least_threshold,
 )
 from silhouette_shared.secagg.framing import Message
 from silhouette_shared.secagg.keys import AgreementKey
@@ -45,6 +43,7 @@ from silhouette_shared.secagg.messages import (
     manifest_signing_context,
     signed,
 )
+from silhouette_shared.thresholds import colluders, least_threshold
 
 
 class Attacker:
