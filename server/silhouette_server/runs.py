@@ -53,6 +53,10 @@ class Prepared:
     folder: Path
     layout: Layout
 
+    def read_offer(self, office: Office) -> Offer:
+        """What was signed."""
+        return read_offer(office, self.folder)
+
 
 def write_public_catalogue(path: Path, public: PublicCatalogue) -> None:
     """Write a public catalogue, words and arrays, as one file of safetensors."""
