@@ -22,6 +22,7 @@ CALCULATING = (
     "silhouette_shared.enrolment",
     "silhouette_shared.cards",
     "silhouette_client.policy.budget",
+    "silhouette_client.policy.hostile",
     "silhouette_client.policy.overview",
     "silhouette_client.policy.participation",
     "silhouette_client.policy.receipt",

@@ -149,6 +149,52 @@ def status_command(home: HomeOption = None, output: FormatOption = Format.text) 
         raise typer.Exit(RefusedError.exit_code)
 
 
+@node.command("declare")
+def declare_command(
+    people: Annotated[int, typer.Argument(metavar="NUMBER", help="How many people this partner declares from now on.")],
+    home: HomeOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Declare another number of people: a new request with the same keys, for `coordinator sign --renew`.
+
+    Until the kit for it is installed, this node takes part in nothing.
+    """
+    from silhouette_client.enrolment.making import declare_again
+
+    found = _home(home)
+    request = declare_again(found, people)
+    path = found.folder / "request.json"
+    if output is Format.json:
+        emit({"name": request.name, "people": request.people, "request": str(path)})
+    else:
+        typer.echo(f"request: {path}")
+
+
+@node.command("check")
+def check_command(home: HomeOption = None, output: FormatOption = Format.text) -> None:
+    """Look at all this node needs: keys and who may read them, certificate, roster, policy, people, ledger, clock.
+
+    Changes nothing. Ends with the exit code of the worst thing found: 2 something is missing, 3 expired or revoked,
+    4 not valid yet, 5 damaged or another's.
+    """
+    from silhouette_client.enrolment.checking import examine
+
+    findings = examine(_home(home), datetime.now(UTC))
+    worst = max(found.exit_code for found in findings)
+    if output is Format.json:
+        emit(
+            {
+                "ready": worst == 0,
+                "checks": [{"name": one.name, "outcome": one.outcome, "finding": one.text} for one in findings],
+            }
+        )
+    else:
+        for one in findings:
+            typer.echo(f"{one.outcome:<9}{one.name:<13}{one.text}")
+    if worst:
+        raise typer.Exit(worst)
+
+
 def _home(home: Path | None) -> NodeHome:
     from silhouette_client.enrolment.home import NodeHome
 

@@ -27,6 +27,9 @@ _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-(?:([01]\d|2[0-3]):([0-5]\d)|24:
 FEWEST_PARTNERS = 3
 """With two, a sum shows each partner the other one's part."""
 
+MOST_PARTNERS = 50
+"""Of secure aggregation."""
+
 _MEANINGS = {
     "consortium": "the only one that may ask; empty: the one whose kit is installed",
     "without": "partners with whom this node takes part in nothing",
@@ -65,7 +68,7 @@ class Policy:
 
     @model_validator(mode="after")
     def _check(self) -> Policy:
-        least, most = FEWEST_PARTNERS, 1000
+        least, most = FEWEST_PARTNERS, MOST_PARTNERS
         _require(
             least <= self.partners_minimum <= most, "partners_minimum", f"{least} to {most}", self.partners_minimum
         )
@@ -152,7 +155,7 @@ def write_policy(policy: Policy) -> str:
     >>> parse_policy(write_policy(Policy()), "here") == Policy()
     True
     """
-    lines = ["# What this partner agrees to. Read again before every offer and every round."]
+    lines = ["# What this partner agrees to. Read when the node starts."]
     for name, meaning in _MEANINGS.items():
         value = json.dumps(getattr(policy, name), ensure_ascii=False).replace("\x7f", "\\u007f")
         lines += ["", f"# {meaning}", f"{name} = {value}"]

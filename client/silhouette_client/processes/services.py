@@ -30,7 +30,8 @@ FLOWER_ENVIRONMENT = {
 }
 
 SUPERNODE_EXITS = {
-    49: "the coordinator still counts the one before as connected, for up to a minute",  # Flower's 305, modulo 256
+    # Flower ends with 1 for its own codes above 255; 305 says that the node could not be activated.
+    1: "it found no way in; after a kill the coordinator counts the one before as connected for up to a minute",
 }
 
 DEFAULT_CONNECTOR, DEFAULT_SUPERNODE = 9453, 9454

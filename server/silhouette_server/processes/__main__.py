@@ -55,7 +55,8 @@ def _serverapp(home: Path) -> None:
     heart = Heart.from_environment()
     heart.beat(_START_PATIENCE)
     from silhouette_server.deployment import Conductor
-    from silhouette_server.registry import REGISTRY_NAME, Registry
+    from silhouette_server.registry import Registry
+    from silhouette_server.registry.registry import REGISTRY_NAME
     from silhouette_server.run_store import RegistryStore
 
     stop = threading.Event()

@@ -77,7 +77,7 @@ class OfferedMechanism:
     def mechanism(self) -> SampledGaussian:
         """The mechanism; MalformedError if there is no such one."""
         try:
-            return SampledGaussian(**asdict(self))  # type: ignore[call-overload]
+            return SampledGaussian(**asdict(self))
         except UsageError as error:
             raise MalformedError(f"offer, budget: {error}") from None
 
