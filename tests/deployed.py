@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from silhouette_client.enrolment.home import NodeHome
 from silhouette_client.enrolment.installing import install_kit
 from silhouette_client.enrolment.making import make_node
 from silhouette_server.enrolment.office import Office
+from silhouette_shared.supervision.settings import SETTINGS
 
 
 def free_ports(count: int) -> list[int]:
@@ -56,13 +56,11 @@ def enrol(folder: Path, people: dict[str, int], hosts: Sequence[str] = ("localho
         _, kit = office.sign((node.folder / "request.json").read_bytes())
         install_kit(node, kit, fingerprint, datetime.now(UTC))
         connector, supernode = ports[2 + 2 * number : 4 + 2 * number]
-        _add_processes(node.folder / "node.toml", {"connector_port": str(connector), "supernode_port": str(supernode)})
-    _add_processes(office.folder / "config.toml", {"listen": '"127.0.0.1"', "superlink_port": str(ports[1])})
+        _set_processes(node.folder, {"connector_port": str(connector), "supernode_port": str(supernode)})
+    _set_processes(office.folder, {"listen": '"127.0.0.1"', "superlink_port": str(ports[1])})
     return homes
 
 
-def _add_processes(path: Path, settings: dict[str, str]) -> None:
+def _set_processes(folder: Path, settings: dict[str, str]) -> None:
     lines = "".join(f"{name} = {value}\n" for name, value in settings.items())
-    text = f"{path.read_text(encoding='utf-8')}\n[processes]\n{lines}"
-    tomllib.loads(text)
-    path.write_text(text, encoding="utf-8")
+    (folder / SETTINGS).write_text(lines, encoding="utf-8")

@@ -45,7 +45,7 @@ from silhouette_shared.supervision import Heart
 FLOWER_VERSION = "1.41.0"
 """The version whose insides this file knows."""
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 
 HARMLESS = frozenset({"pyproject.toml", "LICENSE", ".info/CONTENT"})
 """What a bundle may hold: its description. Everything else could be code, or be read by code."""

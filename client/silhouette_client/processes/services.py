@@ -3,7 +3,6 @@
 import ipaddress
 import os
 import sys
-import tomllib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,11 +16,10 @@ from cryptography.x509.oid import NameOID
 from silhouette_client.connector import Gateway
 from silhouette_client.enrolment.home import NodeHome
 from silhouette_shared.enrolment.certificates import check_dates
-from silhouette_shared.errors import UsageError
-from silhouette_shared.private_files import read_public
 from silhouette_shared.randomness import SecureSource
 from silhouette_shared.supervision import Port, Service
 from silhouette_shared.supervision.probes import answers
+from silhouette_shared.supervision.settings import SETTINGS, as_port, read_settings
 
 FLOWER_ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",  # Flower reports use to its makers unless told otherwise
@@ -80,22 +78,15 @@ class Places:
 
 
 def places_of(home: NodeHome) -> Places:
-    """From `node.toml`: `[processes]` with `connector_port` and `supernode_port` where they are given.
+    """From `processes.toml`, which may be missing: `connector_port` and `supernode_port`.
 
     Raises:
-        UsageError: If there is no node here or a value cannot be.
+        UsageError: If a value cannot be.
     """
-    path = home.folder / "node.toml"
-    home.name  # noqa: B018 - checks the file
-    given = tomllib.loads(read_public(path, "this node's settings", "init").decode("utf-8")).get("processes", {})
     ports = {"connector_port": DEFAULT_CONNECTOR, "supernode_port": DEFAULT_SUPERNODE}
-    for name, value in given.items() if isinstance(given, dict) else [("processes", given)]:
-        if name not in ports or type(value) is not int or not 1 <= value <= 65535:
-            raise UsageError(
-                f"{path}: [processes] {name}: expected connector_port or supernode_port and a port from 1 to 65535, "
-                "got something else; correct it"
-            )
-        ports[name] = value
+    given = read_settings(home.folder / SETTINGS, dict.fromkeys(ports, int))
+    for name, value in given.items():
+        ports[name] = as_port(home.folder / SETTINGS, name, value)
     return Places(home.folder, ports["connector_port"], ports["supernode_port"])
 
 
@@ -133,13 +124,13 @@ def prepare(home: NodeHome, places: Places) -> None:
 
 def services_of(home: Path, places: Places, supernode_key: Path) -> list[Service]:
     """The node's processes in the order of their start."""
-    settings = f"in {places.folder / 'node.toml'}"
+    settings = f"in {places.folder / SETTINGS}"
     return [
         Service(
             name="connector",
             command=(*_ours("connector"), "--home", str(home)),
             environment=FLOWER_ENVIRONMENT,
-            ports=(Port("127.0.0.1", places.connector, f"`connector_port` of [processes] {settings}"),),
+            ports=(Port("127.0.0.1", places.connector, f"`connector_port` {settings}"),),
             beats=True,
         ),
         Service(
@@ -159,7 +150,7 @@ def services_of(home: Path, places: Places, supernode_key: Path) -> list[Service
                 *("--isolation", "process", "--superexec-auth-secret-file", str(places.secret)),
             ),
             environment={**FLOWER_ENVIRONMENT, "FLWR_HOME": str(places.work / "flower")},
-            ports=(Port("127.0.0.1", places.supernode, f"`supernode_port` of [processes] {settings}"),),
+            ports=(Port("127.0.0.1", places.supernode, f"`supernode_port` {settings}"),),
             health=partial(answers, f"http://127.0.0.1:{places.supernode}/health"),
             longest_pause=5.0,  # what it waits for is over in a minute
             exits=SUPERNODE_EXITS,

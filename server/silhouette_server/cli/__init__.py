@@ -1,4 +1,4 @@
-"""The verbs that a coordinator's installation adds to the command line: `silhouette coordinator` and `silhouette run`."""
+"""What a coordinator's installation adds to the command line: `silhouette coordinator` and `silhouette run`."""
 
 from silhouette_server.cli.coordinator import coordinator
 from silhouette_server.cli.run import run

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tomllib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -12,10 +11,10 @@ from silhouette_server.enrolment.office import Office
 from silhouette_server.superlink import Door
 from silhouette_shared.enrolment.certificates import check_dates
 from silhouette_shared.errors import UsageError
-from silhouette_shared.private_files import read_public
 from silhouette_shared.randomness import SecureSource
 from silhouette_shared.supervision import Port, Service
 from silhouette_shared.supervision.probes import answers
+from silhouette_shared.supervision.settings import SETTINGS, as_port, read_settings
 
 FLOWER_ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",  # Flower reports use to its makers unless told otherwise
@@ -58,25 +57,17 @@ class Places:
 
 
 def places_of(office: Office) -> Places:
-    """From `config.toml`: the gate's port, and `[processes]` with `listen` and `superlink_port` where they are given.
+    """The gate's port from `config.toml`; from `processes.toml`, which may be missing, `listen` and `superlink_port`.
 
     Raises:
         UsageError: If there is no coordinator here or a value cannot be.
     """
-    gate = office.settings.gate
-    path = office.folder / "config.toml"
-    given = tomllib.loads(read_public(path, "the coordinator's settings", "init").decode("utf-8")).get("processes", {})
-    known = {"listen": str, "superlink_port": int}
-    for name, value in given.items() if isinstance(given, dict) else [("processes", given)]:
-        if type(value) is not known.get(name):
-            raise UsageError(
-                f"{path}: [processes] {name}: expected listen (text) or superlink_port (a number), got "
-                f"{type(value).__name__}; correct it"
-            )
-    superlink = given.get("superlink_port", gate.port + 1)
-    if not 1 <= superlink <= 65535 or superlink == gate.port:
-        raise UsageError(f"{path}: superlink_port: expected a free port from 1 to 65535, got {superlink}; change it")
-    return Places(office.folder, given.get("listen", "0.0.0.0"), gate.port, superlink)  # noqa: S104 - the open port
+    port, path = office.settings.gate.port, office.folder / SETTINGS
+    given = read_settings(path, {"listen": str, "superlink_port": int})
+    superlink = as_port(path, "superlink_port", given.get("superlink_port", port + 1))
+    if superlink == port:
+        raise UsageError(f"{path}: superlink_port: expected another port than the gate's {port}; change it")
+    return Places(office.folder, str(given.get("listen", "0.0.0.0")), port, superlink)  # noqa: S104 - the open port
 
 
 def prepare(office: Office, places: Places) -> None:
@@ -119,9 +110,7 @@ def services_of(home: Path, places: Places) -> list[Service]:
                 "--disable-runtime-dependency-installation",
             ),
             environment={**FLOWER_ENVIRONMENT, "FLWR_HOME": str(places.work / "flower")},
-            ports=(
-                Port("127.0.0.1", places.superlink, f"`superlink_port` of [processes] in {folder / 'config.toml'}"),
-            ),
+            ports=(Port("127.0.0.1", places.superlink, f"`superlink_port` in {folder / SETTINGS}"),),
             health=partial(answers, f"https://127.0.0.1:{places.superlink}/health", folder / "authority.pem"),
         ),
         Service(
