@@ -39,6 +39,7 @@ class GateLimits:
     idle_seconds: float = 120.0  # between requests
     body_seconds: float = 60.0
     answer_seconds: float = 60.0
+    start_seconds: float = 10.0  # that a request waits for a SuperLink that is being started
     hold_seconds: float = 15.0  # a SuperNode waits 30 for an answer
     ask_seconds: float = 0.1  # between two questions for a held one, at first
     ask_longest_seconds: float = 1.0
@@ -144,6 +145,9 @@ def _serial(writer: asyncio.StreamWriter) -> int:
     return int(certificate.get("serialNumber", "0"), 16)
 
 
+_START_PAUSE = 0.25
+
+
 class _Conversation:
     """The requests of one connection, one after the other."""
 
@@ -226,10 +230,18 @@ class _Conversation:
 
     async def _forward(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._limits.hold_seconds
+        begun = loop.time()
+        until = begun + self._limits.hold_seconds
         pause = self._limits.ask_seconds
         while True:
-            answer = await self._upstream.post(path, headers=headers, content=body)
+            try:
+                answer = await self._upstream.post(path, headers=headers, content=body)
+            except httpx.ConnectError:
+                # It is being started again. A SuperNode that is turned away comes back after up to twenty seconds.
+                if loop.time() + _START_PAUSE > begun + self._limits.start_seconds or self._is_gone():
+                    raise
+                await asyncio.sleep(_START_PAUSE)
+                continue
             empty = path == PULL and answer.status_code == 200 and not answer.content
             if not empty or loop.time() + pause > until:
                 return answer.status_code, passed_on(answer.headers), answer.content

@@ -24,7 +24,7 @@ from silhouette_server.processes.holders import RosterHolders, supernode_pem
 from silhouette_server.processes.services import places_of as coordinator_places
 
 LIMITS = GateLimits(
-    connections_each=3, head_bytes=4096, head_seconds=0.5, idle_seconds=2.0, body_seconds=0.5, hold_seconds=0.6
+    connections_each=3, head_bytes=4096, head_seconds=0.5, idle_seconds=2.0, body_seconds=0.5, hold_seconds=0.6, start_seconds=0.6
 )
 PULL = "/v1/fleet/pull-messages"
 
@@ -313,7 +313,9 @@ def test_a_superlink_that_is_away_is_a_503_which_makes_a_supernode_try_again(hom
     stop = serve(lambda: gate.serve("127.0.0.1", port))
     wait_for_port(port)
     try:
+        started = time.monotonic()
         assert House(homes, port, Behind()).call("north")[0] == 503
+        assert time.monotonic() - started > 0.3  # it was given time to start
     finally:
         stop()
 
