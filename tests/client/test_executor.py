@@ -58,7 +58,7 @@ def test_the_bundle_that_our_coordinator_ships_is_a_description_and_passes() -> 
 )
 def test_a_bundle_with_anything_that_could_run_is_refused_by_name(name: str) -> None:
     with pytest.raises(
-        RefusedBundleError, match="expected a bundle without code, got .* nothing of it was unpacked"
+        RefusedBundleError, match=r"expected a bundle without code, got .* nothing of it was unpacked"
     ) as told:
         check_bundle(packed({"pyproject.toml": b"", name: b"import os"}))
     assert repr(name) in str(told.value)
