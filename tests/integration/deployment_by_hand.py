@@ -16,6 +16,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from tests.deployment import Deployment, silhouette
@@ -72,26 +73,28 @@ def costs(deployment: Deployment, run: str) -> None:
     checkpoint = read_checkpoint(deployment.work("coordinator") / "runs" / run / "checkpoint.safetensors")
     if checkpoint is None:
         return
-    steady = [record for record in checkpoint.history if len(record["steps"]) == 3]  # type: ignore[arg-type]
+    history: list[dict[str, Any]] = [dict(record) for record in checkpoint.history]
+    steady = [record for record in history if len(record["steps"]) == 3]
     parts = worked(deployment)
     if not steady:
         return
-    whole = statistics.median(float(record["seconds"]) for record in steady)  # type: ignore[arg-type]
+    whole = statistics.median(float(record["seconds"]) for record in steady)
     say(f"steady round, median of {len(steady)}: {whole:.1f} s")
     total = 0.0
     for index in range(3):
-        steps = [record["steps"][index] for record in steady]  # type: ignore[index]
-        seconds = statistics.median(step["seconds"] for step in steps)  # type: ignore[index]
-        sent, received = (statistics.median(step[way] for step in steps) for way in ("sent", "received"))  # type: ignore[index]
-        name = steps[0]["step"]  # type: ignore[index]
+        steps = [record["steps"][index] for record in steady]
+        seconds, sent, received = (
+            statistics.median(float(step[what]) for step in steps) for what in ("seconds", "sent", "received")
+        )
+        name, partners = str(steps[0]["step"]), len(deployment.people)
         total += seconds
         own = parts[name]
         say(
-            f"  {name:<8}{seconds:>6.2f} s   {sent / 3e6:>6.2f} MB down, {received / 3e6:>6.2f} MB up a partner;  "
-            f"in the agent: fetching {own[0]:.2f}, working {own[1]:.2f}, handing over {own[2]:.2f}; the rest is the way "
-            "there and back, and polling"
+            f"  {name:<8}{seconds:>6.2f} s   a partner: {sent / partners / 1e6:.2f} MB down, "
+            f"{received / partners / 1e6:.2f} MB up;  in the agent: fetching {own[0]:.2f}, working {own[1]:.2f}, "
+            f"handing over {own[2]:.2f} s; the rest is the way there and back, and polling"
         )
-    say(f"  {'summing':<8}{whole - total:>6.2f} s   the sum, the model, checkpoint and registry")
+    say(f"  {'the rest':<8}{whole - total:>6.2f} s   the sum, the model, checkpoint and registry")
 
 
 def worked(deployment: Deployment) -> dict[str, tuple[float, float, float]]:
