@@ -48,20 +48,23 @@ def _connector(home: Path) -> None:
 def _agent(home: Path) -> None:
     heart = Heart.from_environment()
     heart.beat(_START_PATIENCE)
-    from silhouette_client.executor import Executor
+    from silhouette_client.executor import Executor, answer_for_the_dead
     from silhouette_client.hardening import protect_process
+
+    protect_process()
+    places = places_of(NodeHome.of(home))
+    address = f"127.0.0.1:{places.supernode}"
+    answer_for_the_dead(address, places.task)
     from silhouette_client.offers import Node, node_app
     from silhouette_shared.allocator import keep_freed_memory
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    protect_process()
     keep_freed_memory()
-    places = places_of(NodeHome.of(home))
     node = Node.open(home)
     executor = Executor(
-        f"127.0.0.1:{places.supernode}",
+        address,
         places.secret.read_bytes(),
         node_app(node),
         memory=places.task,
