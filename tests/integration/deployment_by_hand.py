@@ -3,7 +3,7 @@
     python -m tests.integration.deployment_by_hand --home HOME --plan PLAN --out FOLDER [--compare]
 
 HOME holds the plan's data set (`silhouette data get`). The plan needs mode "none" for `--compare`: without noise the
-deployment's model is the simulation's. FOLDER is made and left, with all homes, logs and the registry in it.
+deployment's model is the simulation's. With `--kill` each process is killed once, in a round of its own. FOLDER is made and left, with all homes, logs and the registry in it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.deployment import Deployment, silhouette
+from tests.deployment import Deployment, silhouette, wait_for
 
 from silhouette_server.coordination.checkpoints import read_checkpoint
 from silhouette_shared.cards.content import unpack_model
@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--kill", action="store_true")
     parser.add_argument("--seconds", type=float, default=3600.0)
     given = parser.parse_args()
     done = silhouette("sim", "deal", given.plan, "--out", given.out / "dealt", "--format", "json", home=given.home)
@@ -52,6 +53,8 @@ def main() -> int:
             deployment.await_healthy(who)
         say(f"healthy after {time.monotonic() - started:.0f} s")
         run = deployment.submit(given.plan)
+        if given.kill:
+            kill_each(deployment, run)
         found = deployment.await_run(run, ("completed", "stopped", "failed"), given.seconds)
         memory = {
             (who if who == "coordinator" else "node", one.name): one.memory
@@ -59,13 +62,41 @@ def main() -> int:
             if (status := deployment.status(who)) is not None
             for one in status.services
         }
+    with deployment.registry() as registry:
+        faults = registry.verify()
+    say(f"the registry verifies: {not faults}")
     states = [found.rounds[number].state.value for number in sorted(found.rounds)]
     say(f"{run} {found.state.value} {found.reason}: {states}")
     costs(deployment, run)
     for (side, name), resident in memory.items():
         say(f"  {side:<12}{name:<12}{resident / 1e6:>8.0f} MB")
     equal = not given.compare or same(given.home, given.plan, given.out, deployment, run, len(states))
-    return 0 if found.state.value == "completed" and equal else 1
+    return 0 if found.state.value == "completed" and equal and not faults else 1
+
+
+VICTIMS = (
+    ("coordinator", "superlink"),
+    ("coordinator", "serverapp"),
+    ("coordinator", "gate"),
+    ("partner-0", "connector"),
+    ("partner-1", "agent"),
+    ("partner-2", "supernode"),
+)
+
+
+def kill_each(deployment: Deployment, run: str) -> None:
+    """Kill every kind of process once, and show what becomes of the round in which it was."""
+    for who, service in VICTIMS:
+        wait_for(lambda: bool(deployment.run(run).unfinished), 600, "no round begins")
+        time.sleep(1.0)
+        number = deployment.run(run).last_begun
+        deployment.kill(who, service)
+        killed = time.monotonic()
+        wait_for(lambda number=number: deployment.run(run).last_begun > number, 600, "it does not go on")  # type: ignore[misc]
+        one = deployment.run(run).rounds[number]
+        say(f"  {service:<12}round {number} {one.state.value}, the next begins after {time.monotonic() - killed:.0f} s")
+        if one.reason:
+            say(f"              {one.reason}")
 
 
 def costs(deployment: Deployment, run: str) -> None:
