@@ -1,9 +1,10 @@
 """A deployment on this machine by hand: enrols, starts, runs, compares with the simulation, and shows what it took.
 
-    python -m tests.integration.deployment_by_hand --home HOME --plan PLAN --out FOLDER [--compare]
+    python -m tests.integration.deployment_by_hand --home HOME --plan PLAN --out FOLDER [--compare] [--kill]
 
 HOME holds the plan's data set (`silhouette data get`). The plan needs mode "none" for `--compare`: without noise the
-deployment's model is the simulation's. With `--kill` each process is killed once, in a round of its own. FOLDER is made and left, with all homes, logs and the registry in it.
+deployment's model is the simulation's. With `--kill` each process is killed once, in a round of its own. FOLDER is made
+and left, with all homes, logs and the registry in it.
 """
 
 from __future__ import annotations
