@@ -21,6 +21,7 @@ from silhouette_shared.config import (
     Partition,
     Plan,
     Privacy,
+    Promotion,
     Replies,
     Training,
     parse_plan,
@@ -105,6 +106,7 @@ def test_the_digest_is_blind_to_the_note_and_that_of_the_family_to_the_seed_too(
 ) -> None:
     noted = dataclasses.replace(plan, note=note)
     assert noted.digest == plan.digest
+    assert dataclasses.replace(plan, promotion=Promotion(margin=0.5)).digest == plan.digest
     reseeded = dataclasses.replace(noted, seed=seed)
     assert reseeded.family_digest == plan.family_digest
     assert (reseeded.digest == plan.digest) == (seed == plan.seed)
@@ -116,6 +118,8 @@ def leaves(document: dict[str, Any]) -> dict[str, object]:
         found |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
     return found
 
+
+UNDIGESTED = ("note", "seed", "promotion.margin", "promotion.confidence")  # the seed is in one of the two
 
 OTHER_VALUES: dict[str, object] = {
     "aggregation.protocol": "sa-1",
@@ -140,7 +144,7 @@ OTHER_VALUES: dict[str, object] = {
 }
 
 
-@pytest.mark.parametrize("key", [key for key in leaves(plan_document(PLAN)) if key not in ("note", "seed")])
+@pytest.mark.parametrize("key", [key for key in leaves(plan_document(PLAN)) if key not in UNDIGESTED])
 def test_every_other_key_changes_both_digests(key: str) -> None:
     value = leaves(plan_document(PLAN))[key]
     if key in OTHER_VALUES:

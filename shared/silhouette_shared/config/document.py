@@ -173,6 +173,9 @@ _MEANINGS = {
     "replies.minimum": "fewer valid answers in a round end the run, resumably",
     "evaluation": "How quality is measured in a simulation.",
     "evaluation.target": "test, or validation for choosing settings",
+    "promotion": "When a model may take the place of the promoted one; not part of the digest.",
+    "promotion.margin": "how much worse it may be, in the units of the evaluation's metric",
+    "promotion.confidence": "one-sided, that it is no worse than that; the evaluation's noise is in view",
     "evaluation.rows": "of the comparison; leave out what need not be trained",
 }
 

@@ -474,6 +474,23 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Promotion:
+    """When a model of the run may take the place of the promoted one; a simulation does not read it.
+
+    It changes nothing that is trained, so it is not part of the digest.
+    """
+
+    margin: float = 0.005  # how much worse it may be, in the units of the evaluation's metric
+    confidence: float = 0.95  # one-sided, that it is no worse than that, with the evaluation's noise in view
+
+    @model_validator(mode="after")
+    def _check(self) -> "Promotion":
+        _require(self.margin >= 0, "promotion.margin", "0 or more", self.margin)
+        _require(0.5 < self.confidence < 1, "promotion.confidence", "a number above 0.5 and below 1", self.confidence)
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Plan:
     """A training run, fixed completely.
 
@@ -494,6 +511,7 @@ class Plan:
     aggregation: Aggregation = field(default_factory=Aggregation)
     replies: Replies = field(default_factory=Replies)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    promotion: Promotion = field(default_factory=Promotion)
 
     @model_validator(mode="after")
     def _check(self) -> "Plan":
@@ -570,13 +588,13 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hex, of everything in the plan but its note: what both sides agree on."""
-        return _digest(self, "note")
+        """SHA-256, in hex, of everything in the plan that changes what is trained: what both sides agree on."""
+        return _digest(self, "note", "promotion")
 
     @property
     def family_digest(self) -> str:
         """The same without the seed: equal for the repetitions of one experiment."""
-        return _digest(self, "note", "seed")
+        return _digest(self, "note", "promotion", "seed")
 
 
 def _digest(plan: Plan, *without: str) -> str:
