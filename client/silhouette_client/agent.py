@@ -210,6 +210,11 @@ class Agent:
         return encode_sum(noised, terms.layout)
 
     @property
+    def parameters(self) -> int:
+        """Coordinates D of the model, without a prior."""
+        return self._layout.size
+
+    @property
     def _roster_size(self) -> int:
         return 0 if self._enrolment is None else len(self._enrolment.pins.partners)
 
@@ -309,16 +314,26 @@ class Agent:
         of_round = self._of_round(mechanism)
         return self._charge(request.run, request.round, "training", of_round, request.parameters), of_round
 
+    def foresee(self, run: str) -> None:
+        """Refuse a run now if the ledger would refuse the rest of it later; nothing is written.
+
+        Raises:
+            BudgetRefusedError: With the limit that it would pass.
+        """
+        ledger, budget = self._ledger, self._terms.budget
+        if ledger is None or budget is None or run in self._foreseen:
+            return
+        charged = any(isinstance(entry.content, Charge) and entry.content.run == run for entry in ledger.entries)
+        if not charged:  # else what is left of it is not known here, and each round is looked at as it comes
+            ledger.foresee(run, self._plan.digest, self._whole_run(budget), self._plan.privacy.delta)
+        self._foreseen.add(run)
+
     def _charge(self, run: str, number: int, purpose: str, mechanism: SampledGaussian, inputs: Vector) -> Receipt:
         """Charge one release; the first one of a run is refused if the run would not fit to its end."""
         ledger, budget, delta = self._ledger, self._terms.budget, self._plan.privacy.delta
         if ledger is None or budget is None:
             raise RefusedError("expected a budget to charge, got none; nothing was sent")
-        if run not in self._foreseen:
-            charged = any(isinstance(entry.content, Charge) and entry.content.run == run for entry in ledger.entries)
-            if not charged:  # else what is left of it is not known here, and each round is looked at as it comes
-                ledger.foresee(run, self._plan.digest, self._whole_run(budget), delta)
-            self._foreseen.add(run)
+        self.foresee(run)
         return ledger.charge(
             Charge(
                 run=run,

@@ -18,7 +18,8 @@ from silhouette_shared.randomness import ReproducibleSource
 from silhouette_simulations.datasets import Dataset
 from silhouette_simulations.partitioning import partition
 
-_LEFT_OUT = {"test": 1, "validation": 2}
+LEFT_OUT = {"test": 1, "validation": 2}
+"""How many of a person's last events are held out, by what is asked for."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def build_world(plan: Plan, dataset: Dataset) -> World:
         UsageError: If a person has too few events to hold one out, or the plan asks for what the data do not have.
     """
     catalogue = replace_content(dataset.catalogue, plan.model.content_width)
-    left_out = _LEFT_OUT[plan.evaluation.target]
+    left_out = LEFT_OUT[plan.evaluation.target]
     seed = ReproducibleSource(plan.seed).child("partition").number()
     dealt = partition(dataset.events, dataset.users, catalogue, plan.partition, seed)
     partners = []

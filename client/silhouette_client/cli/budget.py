@@ -141,7 +141,9 @@ def verify_command(witness: WitnessOption = None, home: HomeOption = None, outpu
 def _read(home: Path | None) -> Chain:
     from silhouette_client.policy.ledger_store import LEDGER_NAME, read_chain
 
-    return read_chain(silhouette_home(home) / LEDGER_NAME)
+    folder = silhouette_home(home)
+    of_node = folder / "node" / LEDGER_NAME  # an enrolled node's own
+    return read_chain(of_node if of_node.exists() else folder / LEDGER_NAME)
 
 
 def _compare(chain: Chain, witness: FileWitness) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,6 +86,113 @@ def install_command(
         "gate is "
         f"{installed.gate.host}:{installed.gate.port}, the certificate ends on {ends:%Y-%m-%d}"
     )
+
+
+@node.command("start")
+def start_command(home: HomeOption = None) -> None:
+    """Run connector, agent and SuperNode until ended with Ctrl-C or SIGTERM.
+
+    What dies or hangs is started again. Logs are JSON lines in `node/logs`. The node connects outwards and listens on
+    loopback alone.
+    """
+    import logging
+
+    from silhouette_client.processes.services import gateway_of, places_of, prepare, services_of
+    from silhouette_shared.supervision import Supervisor, log_to_standard_error, stop_on_signals
+
+    found = _home(home)
+    places, gate = places_of(found), gateway_of(found)
+    services = services_of(silhouette_home(home), places, found.supernode_path)
+    supervisor = Supervisor("node", places.work, places.logs, services, partial(prepare, found, places))
+    log_to_standard_error()
+    stop_on_signals(supervisor)
+    logging.getLogger(__name__).info("the gate is %s:%d; logs are in %s", gate.host, gate.port, places.logs)
+    supervisor.run()
+
+
+@node.command("status")
+def status_command(home: HomeOption = None, output: FormatOption = Format.text) -> None:
+    """Show who this node is, when its certificate ends, and the processes that `node start` keeps alive.
+
+    Ends with exit code 3 if the certificate has expired or the node is revoked.
+    """
+    from silhouette_client.enrolment.installing import own_validity
+    from silhouette_shared.enrolment import State
+    from silhouette_shared.errors import RefusedError
+    from silhouette_shared.supervision import read_status
+    from silhouette_shared.supervision.status import document, lines
+
+    found, now = _home(home), datetime.now(UTC)
+    roster, validity, gate = found.roster(), own_validity(found), found.kit().gate
+    state, processes = validity.state(now), read_status(found.folder / "processes")
+    place = roster.members.get(found.name)
+    standing = "not on the roster" if place is None else place.state
+    if output is Format.json:
+        emit(
+            {
+                "name": found.name,
+                "consortium": roster.consortium,
+                "roster": roster.version,
+                "state": standing,
+                "gate": f"{gate.host}:{gate.port}",
+                "certificate": {"state": state, "ends": validity.ends.isoformat(), "days": validity.days_left(now)},
+                "processes": document(processes),
+            }
+        )
+    else:
+        typer.echo(f"{found.name} of {roster.consortium}, roster {roster.version}: {standing}")
+        typer.echo(f"  {state:<14}client.pem, until {validity.ends:%Y-%m-%d}; gate {gate.host}:{gate.port}")
+        typer.echo("\n".join(lines(processes)))
+    if state is State.soon:
+        console.print("the certificate expires soon: ask the coordinator for a new kit")
+    if state is State.expired or standing != "active":
+        raise typer.Exit(RefusedError.exit_code)
+
+
+@node.command("declare")
+def declare_command(
+    people: Annotated[int, typer.Argument(metavar="NUMBER", help="How many people this partner declares from now on.")],
+    home: HomeOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Declare another number of people: a new request with the same keys, for `coordinator sign --renew`.
+
+    Until the kit for it is installed, this node takes part in nothing.
+    """
+    from silhouette_client.enrolment.making import declare_again
+
+    found = _home(home)
+    request = declare_again(found, people)
+    path = found.folder / "request.json"
+    if output is Format.json:
+        emit({"name": request.name, "people": request.people, "request": str(path)})
+    else:
+        typer.echo(f"request: {path}")
+
+
+@node.command("check")
+def check_command(home: HomeOption = None, output: FormatOption = Format.text) -> None:
+    """Look at all this node needs: keys and who may read them, certificate, roster, policy, people, ledger, clock.
+
+    Changes nothing. Ends with the exit code of the worst thing found: 2 something is missing, 3 expired or revoked,
+    4 not valid yet, 5 damaged or another's.
+    """
+    from silhouette_client.enrolment.checking import examine
+
+    findings = examine(_home(home), datetime.now(UTC))
+    worst = max(found.exit_code for found in findings)
+    if output is Format.json:
+        emit(
+            {
+                "ready": worst == 0,
+                "checks": [{"name": one.name, "outcome": one.outcome, "finding": one.text} for one in findings],
+            }
+        )
+    else:
+        for one in findings:
+            typer.echo(f"{one.outcome:<9}{one.name:<13}{one.text}")
+    if worst:
+        raise typer.Exit(worst)
 
 
 def _home(home: Path | None) -> NodeHome:

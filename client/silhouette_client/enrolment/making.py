@@ -10,7 +10,7 @@ from silhouette_shared.enrolment.certificates import pem_of, signing_request
 from silhouette_shared.enrolment.documents import MOST_PEOPLE, NodeRequest
 from silhouette_shared.enrolment.signed import NAME_RULE, is_name
 from silhouette_shared.errors import UsageError
-from silhouette_shared.private_files import PUBLIC, locked, make_folder, write_new
+from silhouette_shared.private_files import PUBLIC, locked, make_folder, replace, write_new
 from silhouette_shared.randomness import SecureSource
 from silhouette_shared.secagg.keys import KEY_BYTES, Identity
 
@@ -33,8 +33,7 @@ def make_node(home: NodeHome, name: str, people: int) -> NodeRequest:
     """
     if not is_name(name):
         raise UsageError(f"NAME: expected {NAME_RULE}, got {name!r}")
-    if not 1 <= people <= MOST_PEOPLE:
-        raise UsageError(f"--people: expected 1 to {MOST_PEOPLE} people, got {people}")
+    _check_people(people)
     make_folder(home.folder)
     with locked(home.folder):
         found = [one for one in _MADE if (home.folder / one).exists()]
@@ -70,6 +69,37 @@ def make_node(home: NodeHome, name: str, people: int) -> NodeRequest:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             ),
         )
-        write_new(home.folder / "node.toml", f'name = "{name}"\npeople = {people}\n'.encode("ascii"), PUBLIC)
+        write_new(home.folder / "node.toml", _settings(name, people), PUBLIC)
         write_new(home.folder / "request.json", request.encode(identity, supernode), PUBLIC)
     return request
+
+
+def declare_again(home: NodeHome, people: int) -> NodeRequest:
+    """A new request with the same keys and another number of people.
+
+    Until the coordinator has signed it, this node is not what the roster says and takes part in nothing.
+
+    Raises:
+        UsageError: If the number cannot be one, or there is no node here.
+    """
+    _check_people(people)
+    request = NodeRequest(
+        name=home.name,
+        people=people,
+        identity=home.identity().public.hex(),
+        supernode_public=(home.folder / "supernode.pub").read_text(encoding="ascii").strip(),
+        csr=pem_of(signing_request(home.client_key(), home.name)),
+    )
+    with locked(home.folder):
+        replace(home.folder / "node.toml", _settings(home.name, people), PUBLIC)
+        replace(home.folder / "request.json", request.encode(home.identity(), home.supernode_key()), PUBLIC)
+    return request
+
+
+def _check_people(people: int) -> None:
+    if not 1 <= people <= MOST_PEOPLE:
+        raise UsageError(f"--people: expected 1 to {MOST_PEOPLE} people, got {people}")
+
+
+def _settings(name: str, people: int) -> bytes:
+    return f'name = "{name}"\npeople = {people}\n'.encode("ascii")

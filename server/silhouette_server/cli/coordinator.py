@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -180,14 +181,17 @@ def rotate_command(
 
 @coordinator.command("status")
 def status_command(home: HomeOption = None, output: FormatOption = Format.text) -> None:
-    """Show members and certificates, and what expires soon.
+    """Show members, certificates and what expires soon, and the processes that `coordinator start` keeps alive.
 
     Ends with exit code 3 if a certificate has expired.
     """
     from silhouette_shared.enrolment import State, grouped
     from silhouette_shared.errors import RefusedError
+    from silhouette_shared.supervision import read_status
+    from silhouette_shared.supervision.status import document, lines
 
     office, now = _office(home), datetime.now(UTC)
+    processes = read_status(office.folder / "processes")
     roster, validities = office.roster(), office.validities()
     states = {name: validity.state(now) for name, validity in validities.items()}
     if output is Format.json:
@@ -203,6 +207,7 @@ def status_command(home: HomeOption = None, output: FormatOption = Format.text) 
                     name: {"state": states[name], "ends": validity.ends.isoformat(), "days": validity.days_left(now)}
                     for name, validity in validities.items()
                 },
+                "processes": document(processes),
             }
         )
     else:
@@ -211,12 +216,40 @@ def status_command(home: HomeOption = None, output: FormatOption = Format.text) 
             typer.echo(f"  {member.state:<10}{name:<24}{member.people} people declared")
         for name, validity in validities.items():
             typer.echo(f"  {states[name]:<14}{name}.pem, until {validity.ends:%Y-%m-%d}")
+        typer.echo("\n".join(lines(processes)))
     if State.soon in states.values():
         console.print(
             "a certificate expires soon: run `silhouette coordinator rotate --server` (an authority is not renewed)"
         )
     if State.expired in states.values():
         raise typer.Exit(RefusedError.exit_code)
+
+
+@coordinator.command("start")
+def start_command(home: HomeOption = None) -> None:
+    """Run gate, SuperLink and ServerApp until ended with Ctrl-C or SIGTERM.
+
+    What dies or hangs is started again. Logs are JSON lines in `coordinator/logs`. Runs that were going when the
+    coordinator ended go on at their next round.
+    """
+    import logging
+
+    from silhouette_server.processes.services import places_of, prepare, services_of
+    from silhouette_shared.supervision import Supervisor, log_to_standard_error, stop_on_signals
+
+    office = _office(home)
+    places = places_of(office)
+    supervisor = Supervisor(
+        "coordinator",
+        places.work,
+        places.logs,
+        services_of(silhouette_home(home), places),
+        partial(prepare, office, places),
+    )
+    log_to_standard_error()
+    stop_on_signals(supervisor)
+    logging.getLogger(__name__).info("the gate is on %s:%d; logs are in %s", places.listen, places.port, places.logs)
+    supervisor.run()
 
 
 def _office(home: Path | None) -> Office:

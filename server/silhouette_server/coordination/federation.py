@@ -21,12 +21,13 @@ from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 from torch import Tensor
 
+from silhouette_server.coordination.book import Commitment, NoBook, RoundBook, settle
 from silhouette_server.coordination.checkpoints import (
     Checkpoint,
     read_checkpoint,
     write_checkpoint,
 )
-from silhouette_server.coordination.roster import Member, build_roster, by_node
+from silhouette_server.coordination.roster import Introduction, Member, await_nodes, build_roster, by_node
 from silhouette_server.coordination.secure import Desk, SecureRounds, SecureSum, VoidRoundError
 from silhouette_server.statistics import ReleasedSum, active_items, make_prior
 from silhouette_server.strategy.aggregation import OrderedMean
@@ -120,6 +121,8 @@ class Job:
     on_round: Callable[[RoundRecord, Tensor], None] = field(
         default=lambda record, model: None
     )  # maybe twice, see `start`
+    book: RoundBook = field(default_factory=NoBook)  # where rounds are committed
+    introduction: Introduction | None = None  # how nodes are asked who they are; None: as in a simulation
 
 
 class CheckedStrategy(Strategy):
@@ -235,6 +238,7 @@ class CheckedStrategy(Strategy):
             total = self._ask_securely(grid, secure, rounds, "training", server_round, layout, inputs, secure.training)
         except VoidRoundError as error:
             _LOG.warning("round %d is void: %s", server_round, error)
+            job.book.void(server_round, str(error))
             self._void_in_a_row += 1
             if self._void_in_a_row >= _VOID_ROUNDS_IN_A_ROW:
                 raise UnavailableError(
@@ -242,6 +246,8 @@ class CheckedStrategy(Strategy):
                     "bring the partners back and resume the run"
                 ) from error
             self._last = RoundRecord(round=server_round, replies=0, refused=job.partners, update_norm=0.0, seconds=0.0)
+            # Otherwise the next rounds would be void before a partner that is being started again is back.
+            await_nodes(grid, (member.node_id for member in self._members), job.replies.timeout_seconds)
             return
         self._void_in_a_row = 0
         self._move(server_round, self._mean(server_round, secure, layout, total), total.survivors)
@@ -372,7 +378,8 @@ class CheckedStrategy(Strategy):
             IntegrityError: If a checkpoint belongs to another run.
         """
         job = self._job
-        first = self._resume()
+        rounds = None if job.secure is None else SecureRounds(job.run, job.secure.desk)
+        first = settle(job.book, self._resume(rounds))
         if first <= job.schedule.rounds or self._left_to_count():
             self._members, left_out = build_roster(
                 grid,
@@ -382,30 +389,42 @@ class CheckedStrategy(Strategy):
                 expected=job.partners,
                 minimum=job.replies.minimum,
                 timeout_seconds=job.replies.timeout_seconds,
+                introduction=job.introduction,
             )
             for reason in left_out:
                 _LOG.warning("left out: %s", reason)
             self.summary()
-        rounds = None if job.secure is None else SecureRounds(job.run, job.secure.desk)
         for statistic in self._left_to_count():
             self._count(statistic, grid, rounds)
         for number in range(first, job.schedule.rounds + 1):
-            started = time.monotonic()
-            if job.secure is not None and rounds is not None:
-                self._train_securely(number, grid, job.secure, rounds)
-            else:
-                arrays = _array_record(self.parameters)
-                messages = self.configure_train(number, arrays, ConfigRecord(), grid)
-                replies = grid.send_and_receive(messages, timeout=job.replies.timeout_seconds)
-                self.aggregate_train(number, replies)
-            record = replace(self._last, seconds=time.monotonic() - started)
-            self._records.append(record)
-            # Told before it is kept: a kill in between runs and tells the round again, and none goes untold.
-            job.on_round(record, self.model)
-            self._save(number)
+            job.book.begin(number)
+            try:
+                self._one_round(number, grid, rounds)
+            except SilhouetteError as error:
+                if number in job.book.unfinished():
+                    job.book.void(number, str(error))
+                raise
         result = Result()
         result.arrays = _array_record(self.model)
         return result
+
+    def _one_round(self, number: int, grid: Grid, rounds: SecureRounds | None) -> None:
+        job = self._job
+        started = time.monotonic()
+        if job.secure is not None and rounds is not None:
+            self._train_securely(number, grid, job.secure, rounds)
+        else:
+            arrays = _array_record(self.parameters)
+            messages = self.configure_train(number, arrays, ConfigRecord(), grid)
+            replies = grid.send_and_receive(messages, timeout=job.replies.timeout_seconds)
+            self.aggregate_train(number, replies)
+        record = replace(self._last, seconds=time.monotonic() - started)
+        self._records.append(record)
+        # Told before it is kept: a kill in between runs and tells the round again, and none goes untold.
+        job.on_round(record, self.model)
+        self._save(number)
+        if record.replies:
+            job.book.commit(Commitment(record, self.model, _last_transcript(rounds)))
 
     @property
     def _prior(self) -> Tensor:
@@ -519,11 +538,12 @@ class CheckedStrategy(Strategy):
         answers = int(self._released[f"{statistic}.answers"])
         return ReleasedSum(self._released[statistic], mechanism.noise_std * math.sqrt(answers / mechanism.shares))
 
-    def _resume(self) -> int:
+    def _resume(self, rounds: SecureRounds | None = None) -> Commitment | None:
+        """Go on from the checkpoint; its last round, None if there is none yet."""
         job, path = self._job, self._job.checkpoint
         checkpoint = read_checkpoint(path) if path is not None else None
         if checkpoint is None:
-            return 1
+            return None
         if checkpoint.run != self._job.run or checkpoint.plan_digest != self._job.plan_digest:
             raise IntegrityError(
                 f"{path}: expected a checkpoint of run {self._job.run} and plan "
@@ -542,7 +562,7 @@ class CheckedStrategy(Strategy):
             self._records = [_record(line) for line in checkpoint.history]
         except (TypeError, ValueError) as error:
             raise IntegrityError(f"{path}: expected a checkpoint of this model: {error}") from None
-        return checkpoint.round + 1
+        return Commitment(self._records[-1], self.model, _last_transcript(rounds)) if self._records else None
 
     def _save(self, number: int) -> None:
         path = self._job.checkpoint
@@ -561,6 +581,10 @@ class CheckedStrategy(Strategy):
                 history=tuple(vars(record) for record in self._records),
             ),
         )
+
+
+def _last_transcript(rounds: SecureRounds | None) -> bytes | None:
+    return rounds.transcripts[-1] if rounds is not None and rounds.transcripts else None
 
 
 def _record(line: Mapping[str, Any]) -> RoundRecord:

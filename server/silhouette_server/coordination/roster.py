@@ -1,15 +1,16 @@
 """Who takes part: partner, node and public number of people."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from silhouette_shared.errors import SilhouetteError, UnavailableError
-from silhouette_shared.wire import DescribeRequest, Description
+from silhouette_shared.errors import RefusedError, SilhouetteError, UnavailableError
+from silhouette_shared.wire import DescribeRequest
 from silhouette_shared.wire.messages import DESCRIBE
+from silhouette_shared.wire.offers import OfferAnswer, Refusal
 
 _POLL_SECONDS = 0.2
 
@@ -23,6 +24,16 @@ class Member:
     people: int
 
 
+@dataclass(frozen=True)
+class Introduction:
+    """How the nodes of a deployment are asked who they are: with an offer, and only those whose keys are enrolled."""
+
+    message_type: str
+    content: RecordDict
+    names: Mapping[int, str]  # by node number, whose key it registered
+    minimum: int  # how many have to agree
+
+
 def build_roster(
     grid: Grid,
     *,
@@ -32,8 +43,11 @@ def build_roster(
     expected: int,
     minimum: int,
     timeout_seconds: float,
+    introduction: Introduction | None = None,
 ) -> tuple[tuple[Member, ...], tuple[str, ...]]:
     """Ask every node who it is, once `expected` nodes are connected or the time is up.
+
+    With an introduction only its nodes are asked, and a node that answers in another's name is left out.
 
     Returns:
         The members in the order of their names, and a reason for each node left out.
@@ -41,11 +55,14 @@ def build_roster(
     Raises:
         UnavailableError: If fewer than `minimum` can take part; every reason is named.
     """
-    request = DescribeRequest(run=run, plan_digest=plan_digest).encode()
-    messages = [
-        Message(request, dst_node_id=node_id, message_type=DESCRIBE)
-        for node_id in _connected(grid, expected, timeout_seconds)
-    ]
+    if introduction is None:
+        request, kind = DescribeRequest(run=run, plan_digest=plan_digest).encode(), DESCRIBE
+        nodes = _connected(grid, expected, timeout_seconds)
+    else:
+        request, kind = introduction.content, introduction.message_type
+        nodes = await_nodes(grid, introduction.names, timeout_seconds)
+        minimum = max(minimum, introduction.minimum)
+    messages = [Message(request, dst_node_id=node_id, message_type=kind) for node_id in nodes]
     silent = {message.metadata.dst_node_id for message in messages}
     members: dict[str, Member] = {}
     reasons: list[str] = []
@@ -58,6 +75,7 @@ def build_roster(
         silent.discard(node_id)
         try:
             member = _member(reply, run, plan_digest, layout_digest)
+            _check_name(member, introduction)
         except SilhouetteError as error:
             reasons.append(str(error))
             continue
@@ -78,6 +96,24 @@ def build_roster(
     return roster, tuple(reasons)
 
 
+def await_nodes(grid: Grid, wanted: Iterable[int], timeout_seconds: float) -> list[int]:
+    """Those of the wanted nodes that are connected, as soon as all are or the time is up."""
+    all_of_them = set(wanted)
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        there = sorted(all_of_them & set(grid.get_node_ids()))
+        if len(there) == len(all_of_them) or time.monotonic() >= deadline:
+            return there
+        time.sleep(_POLL_SECONDS)
+
+
+def _check_name(member: Member, introduction: Introduction | None) -> None:
+    if introduction is not None and introduction.names.get(member.node_id) != member.partner:
+        raise UnavailableError(
+            f"{member.partner}: answered by the node of {introduction.names.get(member.node_id)}; it is left out"
+        )
+
+
 def _connected(grid: Grid, expected: int, timeout_seconds: float) -> list[int]:
     deadline = time.monotonic() + timeout_seconds
     while True:
@@ -90,7 +126,10 @@ def _connected(grid: Grid, expected: int, timeout_seconds: float) -> list[int]:
 def _member(reply: Message, run: str, plan_digest: str, layout_digest: str) -> Member:
     if reply.has_error():
         raise UnavailableError(f"node {reply.metadata.src_node_id}: {reply.error.reason}")
-    description = Description.decode(reply.content)
+    answer = OfferAnswer.decode(reply.content).content
+    if isinstance(answer, Refusal):
+        raise RefusedError(f"refused, {answer}")
+    description = answer
     name = description.partner
     if description.run != run:
         raise UnavailableError(f"{name}: answered for another run")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import re
+from collections.abc import Mapping
 
-from silhouette_shared.errors import IntegrityError, RefusedError, UnavailableError
+from silhouette_shared.errors import IntegrityError, RefusedError, SilhouetteError, UnavailableError
+
+Figure = str | int | float
 
 
 class MalformedError(IntegrityError):
@@ -60,14 +63,27 @@ class CodedRefusalError(RefusedError):
 
     Args:
         code: What was refused, in words of letters, digits, dots and underscores.
-        message: One line: what was expected, what came, what to do next.
+        reason: One line: what was expected, what came, what to do next.
         figures: The numbers or names behind it; nothing that depends on a person's record.
     """
 
-    exit_code: ClassVar[int] = RefusedError.exit_code
-
-    def __init__(self, code: str, message: str, figures: dict[str, str | int | float] | None = None) -> None:
-        """Keep code and figures beside the message."""
-        super().__init__(message)
+    def __init__(self, code: str, reason: str, figures: Mapping[str, Figure] | None = None) -> None:
+        """Put the code in front of the reason, and keep both beside the figures."""
+        super().__init__(f"{code}: {reason}")
         self.code = code
-        self.figures = dict(figures or {})
+        self.reason = reason
+        self.figures: dict[str, Figure] = dict(figures or {})
+
+
+def code_of(error: SilhouetteError) -> str:
+    """What a program calls an error: its own code, else the name of its class.
+
+    >>> code_of(CodedRefusalError("hours", "expected a time from 20:00 to 06:00"))
+    'hours'
+    >>> code_of(OlderRosterError("expected number 4"))
+    'older_roster'
+    """
+    if isinstance(error, CodedRefusalError):
+        return error.code
+    words = re.findall("[A-Z][a-z0-9]*", type(error).__name__.removesuffix("Error"))
+    return "_".join(words).lower()

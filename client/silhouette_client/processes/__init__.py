@@ -1,0 +1,1 @@
+"""The long-lived processes of a node: connector, SuperNode, agent."""

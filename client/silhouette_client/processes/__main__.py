@@ -1,0 +1,77 @@
+"""What the supervisor starts: `python -m silhouette_client.processes connector|agent --home HOME`."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from silhouette_client.enrolment.home import NodeHome
+from silhouette_client.processes.services import gateway_of, places_of
+from silhouette_shared.errors import SilhouetteError
+from silhouette_shared.supervision import Heart, log_to_standard_error
+
+_LOG = logging.getLogger("silhouette_client.processes")
+
+_START_PATIENCE = 300.0  # seconds for importing torch and opening the ledger on a busy machine
+
+
+def main() -> int:
+    """Run one process until it is asked to end; its exit code."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role", choices=["connector", "agent"])
+    parser.add_argument("--home", type=Path, required=True)
+    given = parser.parse_args()
+    log_to_standard_error()
+    try:
+        (_connector if given.role == "connector" else _agent)(given.home)
+    except SilhouetteError as error:
+        _LOG.error("%s", error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _connector(home: Path) -> None:
+    from silhouette_client.connector import Connector
+
+    node = NodeHome.of(home)
+    places = places_of(node)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    connector = Connector(gateway_of(node), places.certificate, places.key)
+    asyncio.run(connector.serve("127.0.0.1", places.connector, Heart.from_environment()))
+
+
+def _agent(home: Path) -> None:
+    heart = Heart.from_environment()
+    heart.beat(_START_PATIENCE)
+    from silhouette_client.executor import Executor
+    from silhouette_client.hardening import protect_process
+    from silhouette_client.offers import Node, node_app
+    from silhouette_shared.allocator import keep_freed_memory
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    protect_process()
+    keep_freed_memory()
+    places = places_of(NodeHome.of(home))
+    node = Node.open(home)
+    executor = Executor(
+        f"127.0.0.1:{places.supernode}",
+        places.secret.read_bytes(),
+        node_app(node),
+        memory=places.task,
+        heart=heart,
+    )
+    try:
+        executor.serve(stop)
+    finally:
+        node.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

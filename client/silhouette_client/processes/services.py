@@ -1,0 +1,189 @@
+"""Which processes a node consists of, and with which arguments each is started."""
+
+import ipaddress
+import os
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from silhouette_client.connector import Gateway
+from silhouette_client.enrolment.home import NodeHome
+from silhouette_shared.enrolment.certificates import check_dates
+from silhouette_shared.randomness import SecureSource
+from silhouette_shared.supervision import Port, Service
+from silhouette_shared.supervision.probes import answers
+from silhouette_shared.supervision.settings import SETTINGS, as_port, read_settings
+
+FLOWER_ENVIRONMENT = {
+    "FLWR_TELEMETRY_ENABLED": "0",  # Flower reports use to its makers unless told otherwise
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+
+SUPERNODE_EXITS = {
+    # Flower ends with 1 for its own codes above 255; 305 says that the node could not be activated.
+    1: "it found no way in; after a kill the coordinator counts the one before as connected for up to a minute",
+}
+
+DEFAULT_CONNECTOR, DEFAULT_SUPERNODE = 9453, 9454
+
+_SECRET_BYTES = 32
+_RENEW = "ask the coordinator for a new kit"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Ports of a node's processes, all on loopback, and the folder that they share."""
+
+    folder: Path  # <home>/node
+    connector: int
+    supernode: int
+
+    @property
+    def work(self) -> Path:
+        """For status and secrets between the processes."""
+        return self.folder / "processes"
+
+    @property
+    def logs(self) -> Path:
+        """One JSON line a message, rotated."""
+        return self.folder / "logs"
+
+    @property
+    def secret(self) -> Path:
+        """Shared by SuperNode and agent."""
+        return self.work / "supernode.secret"
+
+    @property
+    def certificate(self) -> Path:
+        """That the connector shows the SuperNode; made anew at every start."""
+        return self.work / "loopback.pem"
+
+    @property
+    def key(self) -> Path:
+        """Of that certificate."""
+        return self.work / "loopback.key"
+
+    @property
+    def task(self) -> Path:
+        """The message that the agent works on, so that its successor answers it."""
+        return self.work / "task.json"
+
+
+def places_of(home: NodeHome) -> Places:
+    """From `processes.toml`, which may be missing: `connector_port` and `supernode_port`.
+
+    Raises:
+        UsageError: If a value cannot be.
+    """
+    ports = {"connector_port": DEFAULT_CONNECTOR, "supernode_port": DEFAULT_SUPERNODE}
+    given = read_settings(home.folder / SETTINGS, dict.fromkeys(ports, int))
+    for name, value in given.items():
+        ports[name] = as_port(home.folder / SETTINGS, name, value)
+    return Places(home.folder, ports["connector_port"], ports["supernode_port"])
+
+
+def gateway_of(home: NodeHome) -> Gateway:
+    """Where the gate is, from the kit."""
+    gate = home.kit().gate
+    return Gateway(
+        host=gate.host,
+        port=gate.port,
+        name=gate.names[0],
+        authority=home.authority_path,
+        certificate=home.certificate_path,
+        key=home.client_key_path,
+    )
+
+
+def prepare(home: NodeHome, places: Places) -> None:
+    """Check what the processes need before any is started, and make their secrets.
+
+    Raises:
+        UsageError: If no kit was installed, or a key is missing.
+        ExpiredError, NotYetValidError: If a certificate is outside its dates.
+        RevokedError, NotAMemberError: If this node is not on the roster that it holds.
+        IntegrityError: If a file is damaged.
+    """
+    now = datetime.now(UTC)
+    check_dates(home.authority(), now, "authority.pem", _RENEW)
+    check_dates(home.certificate(), now, "client.pem", _RENEW)
+    home.roster().member(home.name)
+    home.supernode_key()
+    places.work.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _write_secret(places.secret, SecureSource().bytes(_SECRET_BYTES))
+    _make_loopback(places, now)
+
+
+def services_of(home: Path, places: Places, supernode_key: Path) -> list[Service]:
+    """The node's processes in the order of their start."""
+    settings = f"in {places.folder / SETTINGS}"
+    return [
+        Service(
+            name="connector",
+            command=(*_ours("connector"), "--home", str(home)),
+            environment=FLOWER_ENVIRONMENT,
+            ports=(Port("127.0.0.1", places.connector, f"`connector_port` {settings}"),),
+            beats=True,
+        ),
+        Service(
+            name="agent",
+            command=(*_ours("agent"), "--home", str(home)),
+            environment=FLOWER_ENVIRONMENT,
+            beats=True,
+        ),
+        Service(
+            name="supernode",
+            command=(
+                str(Path(sys.executable).parent / "flower-supernode"),
+                *("--root-certificates", str(places.certificate)),
+                *("--superlink", f"127.0.0.1:{places.connector}"),
+                *("--auth-supernode-private-key", str(supernode_key)),
+                *("--host", "127.0.0.1", "--port", str(places.supernode)),
+                *("--isolation", "process", "--superexec-auth-secret-file", str(places.secret)),
+            ),
+            environment={**FLOWER_ENVIRONMENT, "FLWR_HOME": str(places.work / "flower")},
+            ports=(Port("127.0.0.1", places.supernode, f"`supernode_port` {settings}"),),
+            health=partial(answers, f"http://127.0.0.1:{places.supernode}/health"),
+            longest_pause=5.0,  # what it waits for is over in a minute
+            exits=SUPERNODE_EXITS,
+        ),
+    ]
+
+
+def _make_loopback(places: Places, now: datetime) -> None:
+    """A certificate for 127.0.0.1 that only this node's own SuperNode trusts, as long as these processes run."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "silhouette loopback")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=2))  # the clock may be put right while they run
+        .not_valid_after(now + timedelta(days=3650))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    _write_secret(places.key, pem)
+    places.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _write_secret(path: Path, content: bytes) -> None:
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+
+
+def _ours(role: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "silhouette_client.processes", role)

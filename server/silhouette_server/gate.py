@@ -1,0 +1,256 @@
+"""The one open port of a coordinator: TLS with a client certificate, and nothing but the calls of partners' SuperNodes.
+
+Flower serves partners, operators and its own workers on one port, and in the open version the operators' interface asks
+for no credential. So the SuperLink listens on loopback alone, and this forwards what `gate_rules` lets pass.
+
+A SuperNode that is told that there is no message sleeps three seconds. The gate keeps such a question for a while, asks
+the SuperLink again in its place, and answers as soon as there is a message: the stock SuperNode is not kept waiting.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+
+import h11
+import httpx
+
+from silhouette_server.gate_rules import PULL, Holder, check_request, passed_on
+from silhouette_shared.supervision import Heart
+
+_LOG = logging.getLogger(__name__)
+
+Holders = Callable[[int], Holder | None]
+"""Who holds the certificate with a serial number; asked for every request, so that a revocation holds from the next."""
+
+
+@dataclass(frozen=True)
+class GateLimits:
+    """What one connection may take, seconds and bytes."""
+
+    connections: int = 512
+    connections_each: int = 64  # of one partner
+    handshake_seconds: float = 10.0
+    head_bytes: int = 16 * 1024
+    head_seconds: float = 10.0  # from the first byte of a request to the end of its head
+    idle_seconds: float = 120.0  # between requests
+    body_seconds: float = 60.0
+    answer_seconds: float = 60.0
+    hold_seconds: float = 15.0  # a SuperNode waits 30 for an answer
+    ask_seconds: float = 0.1  # between two questions for a held one, at first
+    ask_longest_seconds: float = 1.0
+
+
+@dataclass(frozen=True)
+class GateFiles:
+    """Certificates of both sides of the gate."""
+
+    certificate: Path  # the server's, with the names that partners know it by
+    key: Path
+    authority: Path  # who signs partners' certificates
+    superlink: Path  # certificate that the SuperLink shows on loopback
+
+
+@dataclass
+class _Count:
+    total: int = 0
+    by_serial: dict[int, int] = field(default_factory=dict)
+
+
+class Gate:
+    """Serves partners until it is closed.
+
+    Args:
+        files: Certificates.
+        superlink: Address of the SuperLink on loopback, host:port.
+        holders: Who is on the roster.
+        limits: Of connections.
+    """
+
+    def __init__(self, files: GateFiles, superlink: str, holders: Holders, limits: GateLimits | None = None) -> None:
+        self._limits = limits or GateLimits()
+        self._holders = holders
+        self._files, self._superlink = files, superlink
+        self._count = _Count()
+
+    async def serve(self, host: str, port: int, heart: Heart | None = None) -> None:
+        """Listen until cancelled."""
+        inner = ssl.create_default_context(cafile=str(self._files.superlink))
+        async with httpx.AsyncClient(
+            base_url=f"https://{self._superlink}",
+            verify=inner,
+            timeout=self._limits.answer_seconds,
+            trust_env=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # what one partner is told, no other says
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+        ) as upstream:
+
+            async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await self._connection(upstream, reader, writer)
+
+            server = await asyncio.start_server(
+                serve_one,
+                host,
+                port,
+                ssl=tls_context(self._files),
+                ssl_handshake_timeout=self._limits.handshake_seconds,
+                limit=2**18,
+            )
+            async with server:
+                _LOG.info("the gate is open on %s:%d", host, port)
+                while True:
+                    (heart or Heart(None)).beat()
+                    await asyncio.sleep(1.0)
+
+    async def _connection(
+        self, upstream: httpx.AsyncClient, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        serial = _serial(writer)
+        count, limits = self._count, self._limits
+        each = count.by_serial.get(serial, 0)
+        if count.total >= limits.connections or each >= limits.connections_each:
+            _LOG.warning("too many connections; one of certificate %x is closed", serial)
+            writer.close()
+            return
+        count.total += 1
+        count.by_serial[serial] = each + 1
+        try:
+            await _Conversation(self._limits, self._holders, serial, upstream, reader, writer).run()
+        except (TimeoutError, ConnectionError, ssl.SSLError, h11.RemoteProtocolError) as error:
+            _LOG.info("a connection of certificate %x ends: %s", serial, type(error).__name__)
+        finally:
+            count.total -= 1
+            count.by_serial[serial] -= 1
+            if not count.by_serial[serial]:
+                del count.by_serial[serial]
+            writer.close()
+
+
+def tls_context(files: GateFiles) -> ssl.SSLContext:
+    """TLS 1.3 with a certificate of the authority on both sides."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(files.certificate, files.key)
+    context.load_verify_locations(files.authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _serial(writer: asyncio.StreamWriter) -> int:
+    certificate = writer.get_extra_info("peercert") or {}
+    return int(certificate.get("serialNumber", "0"), 16)
+
+
+class _Conversation:
+    """The requests of one connection, one after the other."""
+
+    def __init__(
+        self,
+        limits: GateLimits,
+        holders: Holders,
+        serial: int,
+        upstream: httpx.AsyncClient,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._limits, self._holders, self._serial = limits, holders, serial
+        self._upstream, self._reader, self._writer = upstream, reader, writer
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
+
+    async def run(self) -> None:
+        while True:
+            request = await self._head()
+            if request is None:
+                return
+            await self._answer(request)
+            if self._http.our_state is h11.MUST_CLOSE or self._http.their_state is not h11.DONE:
+                return
+            self._http.start_next_cycle()
+
+    async def _head(self) -> h11.Request | None:
+        """The next request's head; None if the partner has no more."""
+        async with asyncio.timeout(self._limits.idle_seconds) as waiting:
+            begun = False
+            while True:
+                event = self._http.next_event()
+                if isinstance(event, h11.Request):
+                    return event
+                if event is not h11.NEED_DATA:
+                    return None
+                await self._feed()
+                if not begun:
+                    begun = True
+                    waiting.reschedule(asyncio.get_running_loop().time() + self._limits.head_seconds)
+
+    async def _feed(self) -> None:
+        self._http.receive_data(await self._reader.read(2**18))
+
+    async def _answer(self, request: h11.Request) -> None:
+        headers = {name.decode("ascii").lower(): value.decode("latin-1") for name, value in request.headers}
+        path = request.target.decode("ascii", errors="replace")
+        holder = self._holders(self._serial)
+        refusal = check_request(holder, request.method.decode("ascii"), path, headers)
+        if refusal is not None:
+            name = holder.name if holder else f"certificate {self._serial:x}"
+            _LOG.warning("refused %s: %d, %s (%r)", name, refusal.status, refusal.reason, path[:80])
+            await self._send(refusal.status, {}, refusal.reason.encode(), close=True)
+            return
+        body = await self._body()
+        try:
+            status, answered, content = await self._forward(path, passed_on(headers), body)
+        except httpx.HTTPError as error:
+            # 503 and 504 make a SuperNode try again; anything else makes it end.
+            _LOG.warning("the SuperLink does not answer (%s)", type(error).__name__)
+            await self._send(503, {}, b"the coordinator is not ready")
+            return
+        await self._send(status, answered, content)
+
+    async def _body(self) -> bytes:
+        parts: list[bytes] = []
+        async with asyncio.timeout(self._limits.body_seconds):
+            while True:
+                event = self._http.next_event()
+                if event is h11.NEED_DATA:
+                    if self._http.they_are_waiting_for_100_continue:
+                        raise h11.RemoteProtocolError("expected a body at once")
+                    await self._feed()
+                elif isinstance(event, h11.Data):
+                    parts.append(bytes(event.data))
+                elif isinstance(event, h11.EndOfMessage):
+                    return b"".join(parts)
+                else:
+                    raise ConnectionResetError
+
+    async def _forward(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._limits.hold_seconds
+        pause = self._limits.ask_seconds
+        while True:
+            answer = await self._upstream.post(path, headers=headers, content=body)
+            empty = path == PULL and answer.status_code == 200 and not answer.content
+            if not empty or loop.time() + pause > until:
+                return answer.status_code, passed_on(answer.headers), answer.content
+            await asyncio.sleep(pause)
+            pause = min(self._limits.ask_longest_seconds, pause * 1.1)
+            # A message that is fetched for somebody who is gone, or revoked meanwhile, would be lost.
+            holder = self._holders(self._serial)
+            if self._is_gone() or holder is None or not holder.active:
+                raise ConnectionResetError
+
+    def _is_gone(self) -> bool:
+        broken = self._reader.exception() is not None
+        return self._reader.at_eof() or broken or self._writer.transport.is_closing()
+
+    async def _send(self, status: int, headers: dict[str, str], content: bytes, *, close: bool = False) -> None:
+        fields = [*headers.items(), ("content-length", str(len(content)))]
+        if close:
+            fields.append(("connection", "close"))
+        out = self._http.send(h11.Response(status_code=status, headers=fields))
+        for event in (h11.Data(data=content), h11.EndOfMessage()):
+            out = (out or b"") + (self._http.send(event) or b"")
+        self._writer.write(out or b"")
+        async with asyncio.timeout(self._limits.answer_seconds):
+            await self._writer.drain()

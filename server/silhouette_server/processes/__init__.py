@@ -1,0 +1,1 @@
+"""The long-lived processes of a coordinator: gate, SuperLink, ServerApp."""

@@ -1,0 +1,19 @@
+"""Long-lived processes: started, watched, started again, and ended in order."""
+
+from silhouette_shared.supervision.heartbeat import Heart
+from silhouette_shared.supervision.logs import log_to_standard_error
+from silhouette_shared.supervision.service import Port, Service
+from silhouette_shared.supervision.status import ServiceStatus, Status, read_status
+from silhouette_shared.supervision.supervisor import Supervisor, stop_on_signals
+
+__all__ = [
+    "Heart",
+    "Port",
+    "Service",
+    "ServiceStatus",
+    "Status",
+    "Supervisor",
+    "log_to_standard_error",
+    "read_status",
+    "stop_on_signals",
+]

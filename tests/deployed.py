@@ -1,0 +1,66 @@
+"""Homes of a coordinator and its partners, enrolled as in the README, on this machine."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from silhouette_client.enrolment.home import NodeHome
+from silhouette_client.enrolment.installing import install_kit
+from silhouette_client.enrolment.making import make_node
+from silhouette_server.enrolment.office import Office
+from silhouette_shared.supervision.settings import SETTINGS
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+@dataclass(frozen=True)
+class Homes:
+    """Everybody's home."""
+
+    coordinator: Path
+    nodes: dict[str, Path]
+
+    @property
+    def office(self) -> Office:
+        """The coordinator's keys and roster."""
+        return Office.of(self.coordinator)
+
+    def node(self, name: str) -> NodeHome:
+        """A partner's keys and kit."""
+        return NodeHome.of(self.nodes[name])
+
+
+def enrol(folder: Path, people: dict[str, int], hosts: Sequence[str] = ("localhost",)) -> Homes:
+    """A coordinator and partners who declare so many people, each with a home of its own and ports of its own."""
+    ports = free_ports(2 + 2 * len(people))
+    homes = Homes(folder / "coordinator", {name: folder / name for name in people})
+    office = homes.office
+    fingerprint = office.init("testers", hosts, ports[0])
+    for number, (name, count) in enumerate(people.items()):
+        node = homes.node(name)
+        make_node(node, name, count)
+        _, kit = office.sign((node.folder / "request.json").read_bytes())
+        install_kit(node, kit, fingerprint, datetime.now(UTC))
+        connector, supernode = ports[2 + 2 * number : 4 + 2 * number]
+        _set_processes(node.folder, {"connector_port": str(connector), "supernode_port": str(supernode)})
+    _set_processes(office.folder, {"listen": '"127.0.0.1"', "superlink_port": str(ports[1])})
+    return homes
+
+
+def _set_processes(folder: Path, settings: dict[str, str]) -> None:
+    lines = "".join(f"{name} = {value}\n" for name, value in settings.items())
+    (folder / SETTINGS).write_text(lines, encoding="utf-8")
