@@ -23,6 +23,7 @@ from silhouette_server.superlink import Door, LineLostError, PollingGrid, Superl
 from silhouette_shared.errors import SilhouetteError, UnavailableError
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.supervision import Heart
+from silhouette_shared.wire import WireError
 from silhouette_shared.wire.offers import ROSTER, RosterHeld, RosterNotice
 
 _LOG = logging.getLogger(__name__)
@@ -158,7 +159,11 @@ class Conductor:
             if reply.has_error():
                 _LOG.warning("%s was not told the roster: %s", name, reply.error.reason)
                 continue
-            held = RosterHeld.decode(reply.content)
+            try:
+                held = RosterHeld.decode(reply.content)
+            except WireError as error:
+                _LOG.warning("%s did not say which roster it holds: %s", name, error)
+                continue
             if held.refusal:
                 _LOG.warning("%s keeps roster %d: %s", name, held.version, held.refusal)
 

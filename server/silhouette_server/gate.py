@@ -5,6 +5,8 @@ for no credential. So the SuperLink listens on loopback alone, and this forwards
 
 A SuperNode that is told that there is no message sleeps three seconds. The gate keeps such a question for a while, asks
 the SuperLink again in its place, and answers as soon as there is a message: the stock SuperNode is not kept waiting.
+In the same way a SuperNode that asks to be let in waits here while the SuperLink still counts the one before it as
+connected, up to a minute after a kill; the stock one would end and be started again.
 """
 
 import asyncio
@@ -18,7 +20,7 @@ from pathlib import Path
 import h11
 import httpx
 
-from silhouette_server.gate_rules import PULL, Holder, check_request, passed_on
+from silhouette_server.gate_rules import ACTIVATE, PULL, Holder, check_request, passed_on
 from silhouette_shared.supervision import Heart
 
 _LOG = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ class GateLimits:
     idle_seconds: float = 120.0  # between requests
     body_seconds: float = 60.0
     answer_seconds: float = 60.0
+    start_seconds: float = 10.0  # that a request waits for a SuperLink that is being started, or lets nobody in yet
+    lease_seconds: float = 90.0  # longer than the SuperLink counts a node that was killed as connected
     hold_seconds: float = 15.0  # a SuperNode waits 30 for an answer
     ask_seconds: float = 0.1  # between two questions for a held one, at first
     ask_longest_seconds: float = 1.0
@@ -71,10 +75,11 @@ class Gate:
     """
 
     def __init__(self, files: GateFiles, superlink: str, holders: Holders, limits: GateLimits | None = None) -> None:
-        self._limits = limits or GateLimits()
-        self._holders = holders
+        self.limits = limits or GateLimits()
+        self.holders = holders
         self._files, self._superlink = files, superlink
         self._count = _Count()
+        self._turned_away: dict[str, float] = {}  # since when, by partner
 
     async def serve(self, host: str, port: int, heart: Heart | None = None) -> None:
         """Listen until cancelled."""
@@ -82,7 +87,7 @@ class Gate:
         async with httpx.AsyncClient(
             base_url=f"https://{self._superlink}",
             verify=inner,
-            timeout=self._limits.answer_seconds,
+            timeout=self.limits.answer_seconds,
             trust_env=False,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # what one partner is told, no other says
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
@@ -96,7 +101,7 @@ class Gate:
                 host,
                 port,
                 ssl=tls_context(self._files),
-                ssl_handshake_timeout=self._limits.handshake_seconds,
+                ssl_handshake_timeout=self.limits.handshake_seconds,
                 limit=2**18,
             )
             async with server:
@@ -109,7 +114,7 @@ class Gate:
         self, upstream: httpx.AsyncClient, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         serial = _serial(writer)
-        count, limits = self._count, self._limits
+        count, limits = self._count, self.limits
         each = count.by_serial.get(serial, 0)
         if count.total >= limits.connections or each >= limits.connections_each:
             _LOG.warning("too many connections; one of certificate %x is closed", serial)
@@ -118,7 +123,7 @@ class Gate:
         count.total += 1
         count.by_serial[serial] = each + 1
         try:
-            await _Conversation(self._limits, self._holders, serial, upstream, reader, writer).run()
+            await _Conversation(self, serial, upstream, reader, writer).run()
         except (TimeoutError, ConnectionError, ssl.SSLError, h11.RemoteProtocolError) as error:
             _LOG.info("a connection of certificate %x ends: %s", serial, type(error).__name__)
         finally:
@@ -127,6 +132,23 @@ class Gate:
             if not count.by_serial[serial]:
                 del count.by_serial[serial]
             writer.close()
+
+    def turned_away(self, name: str, away: bool) -> None:
+        """Notice a SuperNode that is not let in for longer than one that was killed would count as connected."""
+        now = asyncio.get_running_loop().time()
+        if not away:
+            self._turned_away.pop(name, None)
+            return
+        since = self._turned_away.setdefault(name, now)
+        if since == now:
+            _LOG.warning("%s asks to be let in, and the SuperLink counts it as connected or does not know it yet", name)
+        elif now - since > self.limits.lease_seconds:
+            _LOG.error(
+                "a second SuperNode with the key of %s asks to be let in while the first one lives: its key was "
+                "copied, or two nodes of it run; ask the partner, and revoke it if it cannot say",
+                name,
+            )
+            self._turned_away[name] = now - 1.0  # said again after as long
 
 
 def tls_context(files: GateFiles) -> ssl.SSLContext:
@@ -144,21 +166,29 @@ def _serial(writer: asyncio.StreamWriter) -> int:
     return int(certificate.get("serialNumber", "0"), 16)
 
 
+_START_PAUSE = 0.25
+_LET_IN_PAUSE = 0.5
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class _Conversation:
     """The requests of one connection, one after the other."""
 
     def __init__(
         self,
-        limits: GateLimits,
-        holders: Holders,
+        gate: Gate,
         serial: int,
         upstream: httpx.AsyncClient,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        self._limits, self._holders, self._serial = limits, holders, serial
+        self._gate, self._serial = gate, serial
+        self._limits, self._holders = gate.limits, gate.holders
         self._upstream, self._reader, self._writer = upstream, reader, writer
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head_bytes)
 
     async def run(self) -> None:
         while True:
@@ -225,20 +255,53 @@ class _Conversation:
                     raise ConnectionResetError
 
     async def _forward(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._limits.hold_seconds
-        pause = self._limits.ask_seconds
+        answer = await self._ask(path, headers, body)
+        if path == PULL:
+            answer = await self._hold(answer, path, headers, body)
+        if path == ACTIVATE:
+            answer = await self._let_in(answer, path, headers, body)
+        return answer.status_code, passed_on(answer.headers), answer.content
+
+    async def _ask(self, path: str, headers: dict[str, str], body: bytes) -> httpx.Response:
+        """The SuperLink's answer. It may be being started: a SuperNode that is turned away is away for long."""
+        until = _now() + self._limits.start_seconds
         while True:
-            answer = await self._upstream.post(path, headers=headers, content=body)
-            empty = path == PULL and answer.status_code == 200 and not answer.content
-            if not empty or loop.time() + pause > until:
-                return answer.status_code, passed_on(answer.headers), answer.content
+            try:
+                return await self._upstream.post(path, headers=headers, content=body)
+            except httpx.ConnectError:
+                if _now() + _START_PAUSE > until or self._is_gone():
+                    raise
+                await asyncio.sleep(_START_PAUSE)
+
+    async def _hold(self, answer: httpx.Response, path: str, headers: dict[str, str], body: bytes) -> httpx.Response:
+        """Ask for messages until there is one or it has taken long."""
+        until = _now() + self._limits.hold_seconds
+        pause = self._limits.ask_seconds
+        while answer.status_code == 200 and not answer.content and _now() + pause < until:
             await asyncio.sleep(pause)
             pause = min(self._limits.ask_longest_seconds, pause * 1.1)
             # A message that is fetched for somebody who is gone, or revoked meanwhile, would be lost.
             holder = self._holders(self._serial)
             if self._is_gone() or holder is None or not holder.active:
                 raise ConnectionResetError
+            answer = await self._ask(path, headers, body)
+        return answer
+
+    async def _let_in(self, answer: httpx.Response, path: str, headers: dict[str, str], body: bytes) -> httpx.Response:
+        """Ask to be let in until it is so or has taken long; 503 then, on which a SuperNode asks again."""
+        holder = self._holders(self._serial)
+        name = holder.name if holder else ""
+        until = _now() + self._limits.start_seconds
+        while answer.is_client_error and answer.status_code != 401:
+            self._gate.turned_away(name, away=True)
+            if _now() + _LET_IN_PAUSE > until:
+                return httpx.Response(503, content=b"not let in yet")
+            await asyncio.sleep(_LET_IN_PAUSE)
+            if self._is_gone():
+                raise ConnectionResetError
+            answer = await self._ask(path, headers, body)
+        self._gate.turned_away(name, away=False)
+        return answer
 
     def _is_gone(self) -> bool:
         broken = self._reader.exception() is not None

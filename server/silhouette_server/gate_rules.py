@@ -26,6 +26,8 @@ CALLS = frozenset(
 
 PULL = FLEET + "pull-messages"
 
+ACTIVATE = FLEET + "activate-node"
+
 KEY_HEADER = "flwr-public-key"
 
 PASSED_ON = frozenset({"content-type", "accept", "user-agent"})

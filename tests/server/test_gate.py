@@ -24,7 +24,14 @@ from silhouette_server.processes.holders import RosterHolders, supernode_pem
 from silhouette_server.processes.services import places_of as coordinator_places
 
 LIMITS = GateLimits(
-    connections_each=3, head_bytes=4096, head_seconds=0.5, idle_seconds=2.0, body_seconds=0.5, hold_seconds=0.6
+    connections_each=3,
+    head_bytes=4096,
+    head_seconds=0.5,
+    idle_seconds=2.0,
+    body_seconds=0.5,
+    hold_seconds=0.6,
+    start_seconds=0.6,
+    lease_seconds=1.0,
 )
 PULL = "/v1/fleet/pull-messages"
 
@@ -115,6 +122,11 @@ def serve(coroutine: Callable[[], object]) -> Callable[[], None]:
     return stop
 
 
+def ask(connection: http.client.HTTPSConnection) -> int:
+    connection.request("POST", PULL, body=b"")
+    return connection.getresponse().status
+
+
 def wait_for_port(port: int) -> None:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
@@ -146,7 +158,7 @@ def house(homes: Homes) -> Iterator[House]:
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as it is called there
             """Nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -200,10 +212,7 @@ def test_no_control_call_no_task_call_and_no_other_reaches_the_superlink(house: 
 
 def test_without_a_certificate_there_is_no_session(house: House) -> None:
     with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
-        house.connection(None).request("POST", PULL, body=b"")
-        connection = house.connection(None)
-        connection.request("POST", PULL, body=b"")
-        connection.getresponse()
+        ask(house.connection(None))
     assert house.behind.asked == []
 
 
@@ -214,8 +223,7 @@ def test_a_certificate_of_another_authority_opens_no_session(house: House, tmp_p
     context.load_cert_chain(node.certificate_path, node.client_key_path)
     connection = http.client.HTTPSConnection("localhost", house.port, context=context, timeout=10)
     with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
-        connection.request("POST", PULL, body=b"")
-        connection.getresponse()
+        ask(connection)
     assert house.behind.asked == []
 
 
@@ -301,8 +309,23 @@ def test_no_message_is_fetched_for_somebody_who_is_gone(house: House) -> None:
 
 
 def test_errors_of_the_superlink_come_through(house: House) -> None:
-    house.behind.answer = lambda path: (412, b"no such node")
-    assert house.call("north", "/v1/fleet/activate-node") == (412, b"no such node")
+    house.behind.answer = lambda path: (412, b"no such run")
+    assert house.call("north", "/v1/fleet/get-run") == (412, b"no such run")
+
+
+def test_a_supernode_waits_while_the_one_before_it_counts_as_connected(house: House) -> None:
+    answers = iter([(412, b""), (200, b"in")])
+    house.behind.answer = lambda path: next(answers)
+    assert house.call("north", "/v1/fleet/activate-node") == (200, b"in")
+
+
+def test_a_second_supernode_with_a_copied_key_is_kept_out_and_noticed(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.behind.answer = lambda path: (412, b"")
+    for _ in range(4):
+        assert house.call("south", "/v1/fleet/activate-node")[0] == 503  # it asks again
+    assert "a second SuperNode with the key of south asks to be let in while the first one lives" in caplog.text
 
 
 def test_a_superlink_that_is_away_is_a_503_which_makes_a_supernode_try_again(homes: Homes) -> None:
@@ -313,7 +336,9 @@ def test_a_superlink_that_is_away_is_a_503_which_makes_a_supernode_try_again(hom
     stop = serve(lambda: gate.serve("127.0.0.1", port))
     wait_for_port(port)
     try:
+        started = time.monotonic()
         assert House(homes, port, Behind()).call("north")[0] == 503
+        assert time.monotonic() - started > 0.3  # it was given time to start
     finally:
         stop()
 

@@ -231,10 +231,10 @@ class RosterHeld:
 
     def encode(self) -> RecordDict:
         """The message as Flower records."""
-        return to_records({"partner": self.partner, "version": self.version, "refusal": self.refusal})
+        return to_records({"partner": self.partner, "roster": self.version, "refusal": self.refusal})
 
     @classmethod
     def decode(cls, records: RecordDict) -> RosterHeld:
         """The message from Flower records; WireError if the form differs."""
-        config, _ = from_records(records, {"partner": str, "version": int, "refusal": str}, {})
-        return cls(str(config["partner"]), int(str(config["version"])), str(config["refusal"]))
+        config, _ = from_records(records, {"partner": str, "roster": int, "refusal": str}, {})
+        return cls(str(config["partner"]), int(str(config["roster"])), str(config["refusal"]))

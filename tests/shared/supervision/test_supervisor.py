@@ -174,7 +174,7 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path) 
 
 def test_a_full_disk_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LEAST_ROOM", 2**62)
-    with pytest.raises(UnavailableError, match="MiB of free disk, found .*; free some and start again"):
+    with pytest.raises(UnavailableError, match=r"MiB of free disk, found .*; free some and start again"):
         Supervisor("node", tmp_path, tmp_path, [Service(name="gate", command=SLEEP)]).run()
 
 

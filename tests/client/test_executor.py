@@ -1,0 +1,119 @@
+"""What the executor takes from a SuperNode, and that it knows the version of Flower that is installed."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import inspect
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from flwr.app import Context, Message
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullAppMessagesRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.fab import Fab
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime import run_clientapp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from silhouette_client import executor
+from silhouette_client.executor import HARMLESS, Bundle, RefusedBundleError, check_bundle
+from silhouette_server import superlink
+from silhouette_server.superlink import PollingGrid, bundle
+
+
+def packed(files: Mapping[str, bytes]) -> Bundle:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return Bundle(content.getvalue(), hashlib.sha256(content.getvalue()).hexdigest())
+
+
+def test_the_bundle_that_our_coordinator_ships_is_a_description_and_passes() -> None:
+    content = bundle()
+    digest = hashlib.sha256(content).hexdigest()
+    assert check_bundle(Bundle(content, digest)) == digest
+    assert bundle() == content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert set(archive.namelist()) <= HARMLESS
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "silhouette_client/app.py",
+        "torch.so",
+        "a.pyc",
+        "sitecustomize.py",
+        "x.pth",
+        "../evil.py",
+        "pyproject.toml.py",
+        "a",
+    ],
+)
+def test_a_bundle_with_anything_that_could_run_is_refused_by_name(name: str) -> None:
+    with pytest.raises(
+        RefusedBundleError, match=r"expected a bundle without code, got .* nothing of it was unpacked"
+    ) as told:
+        check_bundle(packed({"pyproject.toml": b"", name: b"import os"}))
+    assert repr(name) in str(told.value)
+    assert told.value.exit_code == 3
+
+
+def test_a_bundle_other_than_the_announced_one_is_refused() -> None:
+    made = packed({"pyproject.toml": b""})
+    with pytest.raises(RefusedBundleError, match="expected the announced bundle 000000000000, "):
+        check_bundle(Bundle(made.content, "0" * 64))
+
+
+@given(st.binary(max_size=300))
+def test_what_is_no_archive_is_refused(content: bytes) -> None:
+    with pytest.raises(RefusedBundleError):
+        check_bundle(Bundle(content, hashlib.sha256(content).hexdigest()))
+
+
+def test_the_insides_of_flower_that_we_use_are_those_of_the_installed_version() -> None:
+    """Another version may work; whoever installs it has to look at both files first, and change the number."""
+    installed = importlib.metadata.version("flwr")
+    assert installed == executor.FLOWER_VERSION == superlink.FLOWER_VERSION
+    assert TaskType.CLIENT_APP == "flwr-clientapp"
+    assert TaskType.SERVER_APP == "flwr-serverapp"
+    assert "supported_task_types" in {field.name for field in AcquireTaskRequest.DESCRIPTOR.fields}
+    assert "message_ids" in {field.name for field in PullAppMessagesRequest.DESCRIPTOR.fields}
+    for name in ("AcquireTask", "SendTaskHeartbeat", "PullMessages", "PullTaskInput", "PushTaskOutput"):
+        assert list(inspect.signature(getattr(RuntimeHttpClient, name)).parameters) == ["self", "request"]
+    for function, parameters in (
+        (run_clientapp.pull_task_input, ["client"]),
+        (run_clientapp.push_message, ["client", "message", "context"]),
+        (run_clientapp.push_task_output, ["client", "context", "sub_status", "details"]),
+    ):
+        assert list(inspect.signature(function).parameters) == parameters
+    assert list(inspect.signature(Fab).parameters) == ["hash_str", "content", "verifications"]
+    assert {"push_messages", "pull_messages", "send_and_receive", "get_node_ids"} <= set(dir(PollingGrid))
+    # The whole of it: hash, then input, then answer; no unpacking and no import of what was shipped.
+    assert "install_from_fab" not in inspect.getsource(executor)
+
+
+def test_a_task_that_a_process_did_not_live_to_answer_is_remembered_for_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "task.json"
+    assert executor._remembered(path) is None
+    executor._remember(path, "token")
+    assert executor._remembered(path) == "token"
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_text("half of a")
+    assert executor._remembered(path) is None
+    assert not path.exists()
+
+
+def test_a_supernode_that_does_not_answer_is_asked_again(tmp_path: Path) -> None:
+    def app(message: Message, context: Context) -> Message:
+        return message
+
+    made = executor.Executor("127.0.0.1:1", b"secret", app, memory=tmp_path / "task.json")
+    assert made._acquire() is None
+    assert made._away

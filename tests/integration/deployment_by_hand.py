@@ -1,0 +1,142 @@
+"""A deployment on this machine by hand: enrols, starts, runs, compares with the simulation, and shows what it took.
+
+    python -m tests.integration.deployment_by_hand --home HOME --plan PLAN --out FOLDER [--compare]
+
+HOME holds the plan's data set (`silhouette data get`). The plan needs mode "none" for `--compare`: without noise the
+deployment's model is the simulation's. FOLDER is made and left, with all homes, logs and the registry in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from tests.deployment import Deployment, silhouette
+
+from silhouette_server.coordination.checkpoints import read_checkpoint
+from silhouette_shared.cards.content import unpack_model
+from silhouette_shared.config import read_plan
+from silhouette_shared.model.vector import Layout
+from silhouette_simulations import datasets
+from silhouette_simulations.training import Machine, new_encoder, train_together
+from silhouette_simulations.world import build_world
+
+_ANSWERED = re.compile(r"train\.(\w+) answered: fetched in ([\d.]+) s, worked for ([\d.]+) s, sent in ([\d.]+) s")
+
+
+def main() -> int:
+    """Run it; 0 if the run completed, and the models are equal where they are compared."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--plan", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--seconds", type=float, default=3600.0)
+    given = parser.parse_args()
+    done = silhouette("sim", "deal", given.plan, "--out", given.out / "dealt", "--format", "json", home=given.home)
+    if done.returncode:
+        sys.stderr.write(done.stderr)
+        return done.returncode
+    with Deployment(given.out / "homes", given.out / "dealt", json.loads(done.stdout)["people"]) as deployment:
+        started = time.monotonic()
+        deployment.start_all()
+        for who in ("coordinator", *deployment.people):
+            deployment.await_healthy(who)
+        say(f"healthy after {time.monotonic() - started:.0f} s")
+        run = deployment.submit(given.plan)
+        found = deployment.await_run(run, ("completed", "stopped", "failed"), given.seconds)
+        memory = {
+            (who if who == "coordinator" else "node", one.name): one.memory
+            for who in ("coordinator", *deployment.people)
+            if (status := deployment.status(who)) is not None
+            for one in status.services
+        }
+    states = [found.rounds[number].state.value for number in sorted(found.rounds)]
+    say(f"{run} {found.state.value} {found.reason}: {states}")
+    costs(deployment, run)
+    for (side, name), resident in memory.items():
+        say(f"  {side:<12}{name:<12}{resident / 1e6:>8.0f} MB")
+    equal = not given.compare or same(given.home, given.plan, given.out, deployment, run, len(states))
+    return 0 if found.state.value == "completed" and equal else 1
+
+
+def costs(deployment: Deployment, run: str) -> None:
+    """Median seconds and bytes of a steady round, by step, and what of it the partners worked."""
+    checkpoint = read_checkpoint(deployment.work("coordinator") / "runs" / run / "checkpoint.safetensors")
+    if checkpoint is None:
+        return
+    steady = [record for record in checkpoint.history if len(record["steps"]) == 3]  # type: ignore[arg-type]
+    parts = worked(deployment)
+    if not steady:
+        return
+    whole = statistics.median(float(record["seconds"]) for record in steady)  # type: ignore[arg-type]
+    say(f"steady round, median of {len(steady)}: {whole:.1f} s")
+    total = 0.0
+    for index in range(3):
+        steps = [record["steps"][index] for record in steady]  # type: ignore[index]
+        seconds = statistics.median(step["seconds"] for step in steps)  # type: ignore[index]
+        sent, received = (statistics.median(step[way] for step in steps) for way in ("sent", "received"))  # type: ignore[index]
+        name = steps[0]["step"]  # type: ignore[index]
+        total += seconds
+        own = parts[name]
+        say(
+            f"  {name:<8}{seconds:>6.2f} s   {sent / 3e6:>6.2f} MB down, {received / 3e6:>6.2f} MB up a partner;  "
+            f"in the agent: fetching {own[0]:.2f}, working {own[1]:.2f}, handing over {own[2]:.2f}; the rest is the way "
+            "there and back, and polling"
+        )
+    say(f"  {'summing':<8}{whole - total:>6.2f} s   the sum, the model, checkpoint and registry")
+
+
+def worked(deployment: Deployment) -> dict[str, tuple[float, float, float]]:
+    """Median seconds of fetching, working and handing over in an agent, by step."""
+    found: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    for who in deployment.people:
+        for line in deployment.logged(who, "agent"):
+            if match := _ANSWERED.search(str(line["message"])):
+                found[match[1]].append(tuple(float(match[part]) for part in (2, 3, 4)))
+    return {
+        step: (
+            statistics.median(one[0] for one in all_of),
+            statistics.median(one[1] for one in all_of),
+            statistics.median(one[2] for one in all_of),
+        )
+        for step, all_of in found.items()
+    }
+
+
+def same(home: Path, plan: Path, out: Path, deployment: Deployment, run: str, number: int) -> bool:
+    """Whether the deployment's last model is the simulation's, to 1e-6."""
+    read = read_plan(plan)
+    world = build_world(read, datasets.load(read.data.dataset, home=home))
+    layout = Layout.of(new_encoder(read, world.vocabulary, torch.device("cpu")))
+    with deployment.registry() as registry:
+        model = unpack_model(registry.model(f"{run}:{number}").read(), layout)
+    expected = train_together(
+        read,
+        world,
+        world.partners,
+        name="federated",
+        budget=None,
+        folder=out / "simulated",
+        machine=Machine("process", torch.device("cpu"), 1),
+        on_round=lambda record, parameters: None,
+    ).parameters
+    difference = float((model - expected).abs().max())
+    say(f"{len(model)} parameters, largest difference from the simulation {difference:.3g}")
+    return difference <= 1e-6
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

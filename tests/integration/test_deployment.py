@@ -1,0 +1,186 @@
+"""A coordinator and three partners as real processes on loopback: the simulation's model, and what kill -9 does."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.proto.control_pb2 import ListRunsRequest, ListRunsResponse
+from tests.deployment import Deployment, silhouette, wait_for
+from tests.integration.desk import PLAN
+
+from silhouette_server.processes.holders import supernode_pem
+from silhouette_shared.cards.content import unpack_model
+from silhouette_shared.config import read_plan
+from silhouette_shared.model.vector import Layout
+from silhouette_simulations import datasets
+from silhouette_simulations.training import Machine, new_encoder, train_together
+from silhouette_simulations.world import build_world
+
+pytestmark = pytest.mark.slow
+
+ROUNDS = 3
+
+
+def plan_text(rounds: int, name: str = "tiny") -> str:
+    return (
+        PLAN.replace('name = "tiny"', f'name = "{name}"')
+        .replace("rounds = 3", f"rounds = {rounds}")
+        .replace("[privacy]\n", '[privacy]\nmode = "none"\n')
+        + '\n[aggregation]\nprotocol = "sa-1"\n\n[replies]\ntimeout_seconds = 120.0\n'
+    )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The deployment that all tests here share, and where plans and data are."""
+
+    deployment: Deployment
+    data_home: Path
+    plans: Path
+
+    def plan(self, rounds: int, name: str) -> Path:
+        path = self.plans / f"{name}.toml"
+        path.write_text(plan_text(rounds, name))
+        return path
+
+
+@pytest.fixture(scope="module")
+def stage(data_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("deployment")
+    plan = folder / "plan.toml"
+    plan.write_text(plan_text(ROUNDS))
+    done = silhouette("sim", "deal", plan, "--out", folder / "dealt", "--format", "json", home=data_home)
+    assert done.returncode == 0, done.stderr
+    with Deployment(folder / "homes", folder / "dealt", json.loads(done.stdout)["people"]) as deployment:
+        deployment.start_all()
+        for who in ("coordinator", *deployment.people):
+            deployment.await_healthy(who)
+        yield Stage(deployment, data_home, folder)
+        codes = {who: deployment.stop(who) for who in list(deployment.processes)}
+    assert set(codes.values()) == {0}
+
+
+def simulated(stage: Stage, plan: Path, folder: Path) -> torch.Tensor:
+    """What the same plan gives in a simulation."""
+    read = read_plan(plan)
+    world = build_world(read, datasets.load(read.data.dataset, home=stage.data_home))
+    machine = Machine("process", torch.device("cpu"), 1)
+    return train_together(
+        read,
+        world,
+        world.partners,
+        name="federated",
+        budget=None,
+        folder=folder,
+        machine=machine,
+        on_round=lambda record, model: None,
+    ).parameters
+
+
+def deployed(stage: Stage, plan: Path, run: str, number: int) -> torch.Tensor:
+    """The model of a committed round, from the registry."""
+    read = read_plan(plan)
+    world = build_world(read, datasets.load(read.data.dataset, home=stage.data_home))
+    layout = Layout.of(new_encoder(read, world.vocabulary, torch.device("cpu")))
+    with stage.deployment.registry() as registry:
+        return unpack_model(registry.model(f"{run}:{number}").read(), layout)
+
+
+def test_a_run_ends_with_the_simulations_model(stage: Stage, tmp_path: Path) -> None:
+    plan = stage.plan(ROUNDS, "same")
+    run = stage.deployment.submit(plan)
+    found = stage.deployment.await_run(run)
+    assert [one.state.value for one in found.rounds.values()] == ["committed"] * ROUNDS
+    model = deployed(stage, plan, run, ROUNDS)
+    torch.testing.assert_close(model, simulated(stage, plan, tmp_path), rtol=0.0, atol=1e-6)
+    done = silhouette("run", "show", run, "--format", "json", home=stage.deployment.homes.coordinator)
+    assert json.loads(done.stdout)["committed"] == ROUNDS
+
+
+def test_from_outside_the_gate_there_is_no_control_call_no_task_call_and_no_run_listing(stage: Stage) -> None:
+    """With a partner's own certificate and key, against the real SuperLink behind the gate."""
+    homes = stage.deployment.homes
+    node, folder = homes.node("partner-0"), homes.office.folder
+    port, inner = homes.office.settings.gate.port, stage.deployment.status("coordinator")
+    assert inner is not None
+    context = ssl.create_default_context(cafile=str(folder / "authority.pem"))
+    plain = http.client.HTTPSConnection("localhost", port, context=context, timeout=10)
+    with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
+        _ask(plain, "/v1/fleet/pull-messages", {})
+    context.load_cert_chain(node.certificate_path, node.client_key_path)
+    headers = _signed(node.supernode_key(), supernode_pem((node.folder / "supernode.pub").read_text().strip()))
+    for path in ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/v1/fleet/register-node", "/openapi.json"):
+        connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=10)
+        assert _ask(connection, path, headers)[0] == 404
+    # The SuperLink itself would answer: the gate is what stands between.
+    own = ssl.create_default_context(cafile=str(folder / "authority.pem"))
+    superlink = int((folder / "processes.toml").read_text().split("superlink_port = ")[1].split()[0])
+    inside = http.client.HTTPSConnection("127.0.0.1", superlink, context=own, timeout=10)
+    status, content = _ask(inside, "/v1/control/list-runs", {}, ListRunsRequest().SerializeToString())
+    assert status == 200
+    ListRunsResponse.FromString(content)
+
+
+def _ask(
+    connection: http.client.HTTPSConnection, path: str, headers: dict[str, str], body: bytes = b""
+) -> tuple[int, bytes]:
+    connection.request("POST", path, body, {"content-type": "application/protobuf", **headers})
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer.status, content
+
+
+def _signed(key: ec.EllipticCurvePrivateKey, public: bytes) -> dict[str, str]:
+    now = datetime.now(UTC).isoformat()
+    return {
+        "flwr-public-key": b64encode(public).decode(),
+        "flwr-timestamp": now,
+        "flwr-signature": b64encode(key.sign(now.encode(), ec.ECDSA(hashes.SHA256()))).decode(),
+    }
+
+
+def test_killed_one_after_the_other_every_process_comes_back_and_the_run_ends_by_itself(stage: Stage) -> None:
+    """SuperLink, ServerApp, gate, agent, connector: each is killed in a round of its own."""
+    deployment = stage.deployment
+    victims = [
+        ("coordinator", "superlink"),
+        ("partner-0", "agent"),
+        ("coordinator", "gate"),
+        ("coordinator", "serverapp"),
+        ("partner-1", "connector"),
+    ]
+    rounds = 14
+    run = deployment.submit(stage.plan(rounds, "killed"))
+    killed: dict[str, int] = {}
+    for who, service in victims:
+        wait_for(lambda: bool(deployment.run(run).unfinished), 240, "no round begins")
+        time.sleep(1.0)
+        killed[service] = deployment.kill(who, service)
+        number = deployment.run(run).last_begun
+        wait_for(
+            lambda who=who, service=service: deployment.pid(who, service) not in (None, killed[service]),  # type: ignore[misc]
+            120,
+            f"{service} is not started again",
+        )
+        wait_for(lambda number=number: deployment.run(run).last_begun > number, 240, "it does not go on")  # type: ignore[misc]
+    found = deployment.await_run(run, ("completed", "stopped"), 600)
+    assert found.state.value == "completed", found.reason
+    assert sorted(found.rounds) == list(range(1, rounds + 1))
+    assert {one.state.value for one in found.rounds.values()} <= {"committed", "void"}
+    assert all(one.reason for one in found.void)
+    assert len(found.committed) >= rounds - len(victims) - 2
+    with deployment.registry() as registry:
+        assert registry.verify() == ()
