@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import threading
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from silhouette_client.enrolment.home import NodeHome
@@ -48,8 +49,11 @@ def _connector(home: Path) -> None:
 def _agent(home: Path) -> None:
     heart = Heart.from_environment()
     heart.beat(_START_PATIENCE)
+    from prometheus_client import CollectorRegistry
+
     from silhouette_client.executor import Executor
     from silhouette_client.hardening import protect_process
+    from silhouette_client.numbers import CountedNode, LedgerCollector, told
     from silhouette_client.offers import Node, node_app
     from silhouette_shared.allocator import keep_freed_memory
 
@@ -59,18 +63,19 @@ def _agent(home: Path) -> None:
     protect_process()
     keep_freed_memory()
     places = places_of(NodeHome.of(home))
-    node = Node.open(home)
-    executor = Executor(
-        f"127.0.0.1:{places.supernode}",
-        places.secret.read_bytes(),
-        node_app(node),
-        memory=places.task,
-        heart=heart,
-    )
-    try:
-        executor.serve(stop)
-    finally:
-        node.close()
+    with closing(Node.open(home)) as node, ExitStack() as serving:
+        numbers = CollectorRegistry(auto_describe=False)
+        counted = CountedNode(node, numbers)
+        numbers.register(LedgerCollector(node.ledger))
+        if places.metrics is not None:
+            serving.enter_context(told(numbers, places.metrics))
+        Executor(
+            f"127.0.0.1:{places.supernode}",
+            places.secret.read_bytes(),
+            node_app(counted),
+            memory=places.task,
+            heart=heart,
+        ).serve(stop)
 
 
 if __name__ == "__main__":

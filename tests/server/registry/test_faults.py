@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 from tests.disks import build_faulty_disk, mounted
-from tests.server.registry.house import IDENTITY, LAYOUT, committed, opened, place, started, vector
+from tests.server.registry.house import IDENTITY, LAYOUT, PRIVATE, committed, opened, place, started, vector
 
 from silhouette_server.registry import Registry
-from silhouette_server.registry.journal import Journal
 from silhouette_shared.errors import IntegrityError, SilhouetteError, UnavailableError
 
 HERE = Path(__file__).parent
@@ -234,10 +233,8 @@ def test_an_entry_that_changes_while_the_registry_is_open_stops_it(tmp_path: Pat
         other = tmp_path / "other"
         other.mkdir()
         with opened(other) as another:
-            started(another)
-            another.submit(another.plan(run))
+            started(another, PRIVATE)
+            another.submit(PRIVATE)
         shutil.copy(place(other), place(tmp_path))
-        journal = Journal.open(place(tmp_path), IDENTITY)
-        journal.close()
         with pytest.raises(SilhouetteError, match="changed or went away"):
             registry.begin_round(run, 1)
