@@ -22,12 +22,13 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from silhouette_client.databases import explained
 from silhouette_client.policy.budget import Budget
 from silhouette_client.policy.ledger_key import make_key, read_key
 from silhouette_client.policy.receipt import LEDGER_ONLY, Receipt
@@ -554,39 +555,10 @@ def _release(content: Content) -> bytes | None:
     return json.dumps(content.key, ensure_ascii=False).encode() if isinstance(content, Charge) else None
 
 
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
-_INCONSISTENT = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
-_IN_THE_WAY = {
-    sqlite3.SQLITE_FULL: "the disk is full; free some",
-    sqlite3.SQLITE_BUSY: "another process holds the ledger; wait for it or stop it",
-    sqlite3.SQLITE_LOCKED: "another process holds the ledger; wait for it or stop it",
-    sqlite3.SQLITE_READONLY: "it may not be written; let the node's user write it and its folder",
-    sqlite3.SQLITE_PERM: "it may not be written; let the node's user write it and its folder",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; let the node's user write it and its folder",
-    sqlite3.SQLITE_IOERR: "the disk failed or is full; mend it or free some",
-    sqlite3.SQLITE_NOMEM: "memory is short; free some",
-}
-
-
-@contextmanager
-def _explained(place: str) -> Iterator[None]:
-    """Turn SQLite's failures into what to do."""
-    try:
-        yield
-    except UnicodeDecodeError:  # SQLite quotes a damaged table in its message, and Python cannot read that
-        raise IntegrityError(
-            f"{place}: expected a whole ledger, got a damaged one; stop the node, keep these files, and put back the "
-            "newest copy of the ledger"
-        ) from None
-    except sqlite3.Error as error:
-        # The low byte is the kind; the rest says where it happened. Text that is no UTF-8 comes without a code.
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-        if code in _DAMAGED | _INCONSISTENT:
-            raise IntegrityError(
-                f"{place}: expected a whole ledger, got a damaged one ({error}); stop the node, keep these files, and "
-                "put back the newest copy of the ledger"
-            ) from error
-        if code in _IN_THE_WAY:
-            name = getattr(error, "sqlite_errorname", "")
-            raise UnavailableError(f"{place}: {_IN_THE_WAY[code]} ({name}); nothing was released") from error
-        raise
+def _explained(place: str) -> AbstractContextManager[None]:
+    return explained(
+        place,
+        "ledger",
+        remedy="stop the node, keep these files, and put back the newest copy of the ledger",
+        outcome="nothing was released",
+    )

@@ -1,0 +1,128 @@
+"""What the store keeps about one person, and its bytes. No I/O.
+
+A record has five fields, each encrypted by itself, because roles and retention are by field: who may see tags opens
+only the tags, and a vector can go before the tags do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from silhouette_shared.errors import IntegrityError, UsageError
+
+Vector = npt.NDArray[np.float32]
+
+FIELDS = ("vector", "weights", "traits", "tags", "recommendations")
+"""Names of the fields, in the order of their bits in a row of the store; new ones are added at the end."""
+
+_MOST_RECOMMENDATIONS = 1000
+
+
+@dataclass(frozen=True)
+class Trait:
+    """A guess of the model about a person: the likeliest class and its probability."""
+
+    value: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """An item that a person has not seen, with the model's score (no unit; larger is better)."""
+
+    item: str
+    title: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileRecord:
+    """The profile of one person; a field that is None is not there (never stored, or past its retention).
+
+    Args:
+        model: Which model made it, 1 to 200 characters; a record has one.
+        vector: Profile vector, (H,), float32.
+        weights: How much each dimension says about this person; they add up to about 1.
+        traits: By attribute.
+        tags: Strongest first.
+        recommendations: Best first, at most 1,000.
+
+    Raises:
+        UsageError: If a value cannot be stored exactly.
+    """
+
+    model: str
+    vector: Vector | None = None
+    weights: Mapping[str, float] | None = None
+    traits: Mapping[str, Trait] | None = None
+    tags: tuple[str, ...] | None = None
+    recommendations: tuple[Recommended, ...] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        """Refuse what would not come back as it went in; the message names no value."""
+        _require(1 <= len(self.model) <= 200 and self.model.isprintable(), "a model name of 1 to 200 characters")
+        if self.vector is not None:
+            whole = self.vector.ndim == 1 and self.vector.dtype == np.float32 and bool(np.isfinite(self.vector).all())
+            _require(whole, "a finite float32 vector with one axis")
+        numbers = [*(self.weights or {}).values()]
+        numbers += [trait.confidence for trait in (self.traits or {}).values()]
+        numbers += [one.score for one in self.recommendations or ()]
+        _require(all(map(math.isfinite, numbers)), "finite weights, confidences and scores")
+        _require(len(self.recommendations or ()) <= _MOST_RECOMMENDATIONS, "at most 1,000 recommendations")
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The fields that are there, in the order of `FIELDS`."""
+        return tuple(name for name in FIELDS if getattr(self, name) is not None)
+
+
+def encode_field(record: ProfileRecord, name: str) -> bytes:
+    """The bytes of one field that is there: the vector as little-endian float32, the others as JSON.
+
+    >>> encode_field(ProfileRecord(model="m", tags=("Drama",)), "tags")
+    b'["Drama"]'
+    """
+    if name == "vector":
+        return cast(Vector, record.vector).astype("<f4").tobytes()
+    value = getattr(record, name)
+    if name == "traits":
+        value = {key: [trait.value, trait.confidence] for key, trait in value.items()}
+    elif name == "recommendations":
+        value = [[one.item, one.title, one.score] for one in value]
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+
+
+def decode_field(name: str, content: bytes) -> Any:
+    """The value of one field.
+
+    Raises:
+        IntegrityError: If these are not the bytes of that field; they were authentic, so another version wrote them.
+    """
+    try:
+        if name == "vector":
+            return np.frombuffer(content, dtype="<f4").astype(np.float32, copy=False)
+        value = json.loads(content)
+        if name == "weights":
+            return {str(key): float(number) for key, number in value.items()}
+        if name == "traits":
+            return {key: Trait(str(guess), float(confidence)) for key, (guess, confidence) in value.items()}
+        if name == "tags":
+            return tuple(str(tag) for tag in value)
+        return tuple(Recommended(str(item), str(title), float(score)) for item, title, score in value)
+    except (ValueError, TypeError, AttributeError):
+        raise IntegrityError(
+            f"expected the bytes of the field {name}, got others; the profile was written by another version: build "
+            "the profiles again"
+        ) from None
+
+
+def _require(condition: bool, expected: str) -> None:
+    if not condition:
+        raise UsageError(f"expected {expected} in a profile, got something else; build the profile again")

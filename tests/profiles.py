@@ -1,0 +1,57 @@
+"""Profiles, keys and stores for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from silhouette_client.profiles.keys import Keyring
+from silhouette_client.profiles.record import ProfileRecord, Recommended, Trait
+from silhouette_client.profiles.store import ProfileStore
+
+KEYRING = Keyring(
+    store=bytes(range(16)),
+    active=1,
+    wrapping={1: b"k" * 32},
+    person=b"p" * 32,
+    audit=b"a" * 32,
+)
+
+
+def profile(number: int = 0, model: str = "model-1", width: int = 8) -> ProfileRecord:
+    """A whole profile whose every value tells `number`."""
+    return ProfileRecord(
+        model=model,
+        vector=np.arange(width, dtype=np.float32) + number,
+        weights={"browsing": 0.75, "rhythm": 0.25},
+        traits={"gender": Trait("F", 0.5 + 1 / (4 + number))},
+        tags=("Drama", f"Tag {number}"),
+        recommendations=tuple(
+            Recommended(f"item-{number}-{place}", f"Title {place}", 1.0 - place / 10) for place in range(10)
+        ),
+    )
+
+
+class Clock:
+    """Seconds since 1970 that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_790_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def store_at(path: Path, keyring: Keyring = KEYRING, clock: Clock | None = None) -> ProfileStore:
+    return ProfileStore.open(path, keyring, clock=clock or Clock())
+
+
+def same(one: ProfileRecord | None, other: ProfileRecord | None) -> bool:
+    """Whether two records hold the same; vectors bit by bit."""
+    if one is None or other is None:
+        return one is other
+    vectors = [None if r.vector is None else r.vector.tobytes() for r in (one, other)]
+    return vectors[0] == vectors[1] and all(
+        getattr(one, name) == getattr(other, name) for name in ("model", "weights", "traits", "tags", "recommendations")
+    )
