@@ -18,7 +18,7 @@ from silhouette_client.ingest import columns
 from silhouette_client.ingest.identity import identities
 from silhouette_client.ingest.mapping import TIME_COLUMNS, SourceRule
 from silhouette_client.ingest.reasons import Reason, code
-from silhouette_shared.schema import Column, Kind
+from silhouette_shared.schema import FIRST_TIME, LAST_TIME, Column, Kind
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,7 @@ def _parse(block: Block, rule: SourceRule, name: str, latest: int) -> columns.Pa
     raw = _column(block.table, given.column) if given.column is not None else pa.repeat(given.constant, count)
     if name in TIME_COLUMNS:
         zones = _column(block.table, given.zone_column) if given.zone_column is not None else None
-        assert column.low is not None and column.high is not None
-        return columns.times(raw, given, zones, low=column.low, high=min(column.high, latest))
+        return columns.times(raw, given, zones, low=FIRST_TIME, high=min(LAST_TIME, latest))
     parse: dict[Kind, Callable[[], columns.Parsed]] = {
         Kind.TEXT: lambda: columns.words(
             raw, given, nullable=column.nullable, classes=column.classes, free=name == "text"
@@ -175,7 +174,9 @@ def _bad(
     codes: NDArray[np.int8],
     numbers: NDArray[np.int16],
 ) -> Bad:
-    names = np.asarray([(rule.columns[name].column or name) if name in rule.columns else name for name in rule.names], object)
+    names = np.asarray(
+        [(rule.columns[name].column or name) if name in rule.columns else name for name in rule.names], object
+    )
     rows = np.flatnonzero(wrong)
     lines = np.concatenate([block.lines[rows], np.asarray([line for line, _ in block.broken], np.int64)])
     whole = np.full(len(block.broken), "", object)

@@ -42,7 +42,9 @@ class Parsed:
     ignored: NDArray[np.bool_] | None = None
 
 
-def words(raw: pa.Array, rule: ColumnRule, *, nullable: bool, classes: tuple[str, ...] = (), free: bool = False) -> Parsed:
+def words(
+    raw: pa.Array, rule: ColumnRule, *, nullable: bool, classes: tuple[str, ...] = (), free: bool = False
+) -> Parsed:
     """Text: trimmed, missing words to null, words mapped; the result is dictionary-encoded, each word once.
 
     Args:
@@ -68,7 +70,9 @@ def words(raw: pa.Array, rule: ColumnRule, *, nullable: bool, classes: tuple[str
         codes[_of_rows(pc.greater(pc.binary_length(distinct), LONGEST), encoded.indices)] = code(Reason.TOO_LONG)
     allowed = classes or (tuple(rule.values.values()) if rule.values else ())
     if allowed:
-        strange = pc.and_(pc.is_valid(distinct), pc.invert(pc.is_in(distinct, value_set=pa.array(allowed, pa.string()))))
+        strange = pc.and_(
+            pc.is_valid(distinct), pc.invert(pc.is_in(distinct, value_set=pa.array(allowed, pa.string())))
+        )
         codes[_of_rows(strange, encoded.indices)] = code(Reason.UNKNOWN_WORD)
     again = distinct.dictionary_encode()  # trimming and mapping make words equal
     values = pa.DictionaryArray.from_arrays(again.indices.take(encoded.indices), again.dictionary)
@@ -80,12 +84,10 @@ def words(raw: pa.Array, rule: ColumnRule, *, nullable: bool, classes: tuple[str
 def truths(raw: pa.Array, rule: ColumnRule) -> Parsed:
     """True or false, in the words true, 1, yes, false, 0, no of any case, or in those that `values` maps to them."""
     parsed = words(raw, rule, nullable=False)
-    known = np.asarray([_TRUTH.get((word or "").lower(), None) is not None for word in parsed.values.dictionary.to_pylist()])
-    meant = [_TRUTH.get((word or "").lower(), False) for word in parsed.values.dictionary.to_pylist()]
+    meant = [_TRUTH.get(word.lower()) for word in parsed.values.dictionary.to_pylist()]
     codes = parsed.codes.copy()
-    if len(known):
-        strange = ~_of_rows(pa.array(known), parsed.values.indices) & (codes == 0)
-        codes[strange] = code(Reason.UNKNOWN_WORD)
+    strange = _of_rows(pa.array([one is None for one in meant], pa.bool_()), parsed.values.indices)
+    codes[strange & (codes == 0)] = code(Reason.UNKNOWN_WORD)
     return Parsed(pa.array(meant, pa.bool_()).take(parsed.values.indices), codes)
 
 
@@ -125,7 +127,7 @@ def numbers(raw: pa.Array, rule: ColumnRule, *, nullable: bool, low: float | Non
 def times(raw: pa.Array, rule: ColumnRule, zones: pa.Array | None, *, low: float, high: float) -> Parsed:
     """Points in time as whole UTC seconds, int64.
 
-    A local time that the clock shows twice, in the autumn, is the earlier one; one that it skips, in the spring, is bad.
+    A local time that the clock shows twice, in autumn, is the earlier one; one that it skips, in spring, is bad.
 
     Args:
         raw: Text, numbers, dates or timestamps.
@@ -243,8 +245,9 @@ def _is_time(written: str, format_: str) -> bool:
 
 
 def _localised(seconds: pa.Array, rule: ColumnRule, zones: pa.Array | None, codes: NDArray[np.int8]) -> pa.Array:
-    if zones is None:
-        assert rule.zone is not None
+    if zones is None or rule.zone is not None:
+        if rule.zone is None:
+            raise ValueError("expected a zone, or the zone of each row")
         return _in_zone(seconds, rule.zone, codes, np.arange(len(seconds)))
     text = _as_text(zones)
     if text is None:

@@ -136,7 +136,9 @@ class SourceRule:
             _check_column(layout, name, rule)
         needed = [column.name for column in layout.columns if not column.nullable]
         if lacking := [name for name in needed if name not in self.columns]:
-            raise ValueError(f"expected rules for {', '.join(needed)} of {self.table}, got none for {', '.join(lacking)}")
+            raise ValueError(
+                f"expected rules for {', '.join(needed)} of {self.table}, got none for {', '.join(lacking)}"
+            )
         if len(self.delimiter) != 1:
             raise ValueError(f"expected one character as delimiter, got {self.delimiter!r}")
         if not 0 < self.largest_bad_share <= 1:
@@ -174,7 +176,8 @@ class Mapping:
     Attributes:
         source: One for each kind of table; a file may match several.
         consent: "table": only people with a granted purpose in the consent table are used for it. "elsewhere": the
-            partner keeps consent elsewhere and gives only people who have given it; a refusal in the table still counts.
+            partner keeps consent elsewhere and gives only people who have given it; a refusal in the table still
+            counts.
         clock_skew_seconds: How far in the future a time may lie.
     """
 
@@ -196,7 +199,9 @@ def read_mapping(path: Path) -> Mapping:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
-        raise UsageError(f"{path}: expected a mapping, found none; `silhouette node mapping suggest` drafts one") from None
+        raise UsageError(
+            f"{path}: expected a mapping, found none; `silhouette node mapping suggest` drafts one"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: expected TOML in UTF-8: {error}") from None
     return parse_mapping(content, str(path))

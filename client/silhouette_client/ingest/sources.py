@@ -1,8 +1,8 @@
 """Reading what a partner has: files of comma-separated values, of JSON lines, of Parquet, and databases. I/O only.
 
-A file is looked through once before anything is changed (`examine`) and read after that (`blocks`). What makes a file as
-a whole unusable is a `UsageError` that names it: a missing column, an encoding that does not fit, a quote that is never
-closed, a Parquet file that ends too early.
+A file is looked through once before anything is changed (`examine`) and read after that (`pieces`, `blocks`). What
+makes a file as a whole unusable is a `UsageError` that names it: a missing column, an encoding that does not fit, a quote
+that is never closed, a Parquet file that ends too early.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from silhouette_shared.errors import UnavailableError, UsageError
 BLOCK_BYTES = 16 << 20
 _BLOCK_ROWS = 200_000
 _LONGEST_RECORD = 64 << 20
-_SUFFIXES = {
+SUFFIXES = {
     ".csv": "csv",
     ".tsv": "csv",
     ".txt": "csv",
@@ -46,8 +46,23 @@ class Source:
     """One file or one query, with a name that may stand in reports: never a password."""
 
     name: str
-    path: Path | None = None
-    url: str | None = None
+    place: Path | str  # a string is the URL of a database
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is no database."""
+        return isinstance(self.place, Path)
+
+    @property
+    def path(self) -> Path:
+        """Of a file.
+
+        Raises:
+            ValueError: If it is a database.
+        """
+        if not isinstance(self.place, Path):
+            raise ValueError("expected a file, got a database")
+        return self.place
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,7 @@ class Piece:
 
     content: bytes
     first_line: int
+    place: str
     header: tuple[str, ...] = ()
 
 
@@ -72,12 +88,12 @@ def find(arguments: Sequence[str]) -> list[Source]:
             continue
         path = Path(argument)
         if path.is_dir():
-            inside = sorted(one for one in path.rglob("*") if one.is_file() and one.suffix.lower() in _SUFFIXES)
+            inside = sorted(one for one in path.rglob("*") if one.is_file() and one.suffix.lower() in SUFFIXES)
             if not inside:
-                raise UsageError(f"{path}: expected files of {', '.join(sorted(_SUFFIXES))}, found none")
-            found.extend(Source(str(one.relative_to(path)), path=one) for one in inside)
+                raise UsageError(f"{path}: expected files of {', '.join(sorted(SUFFIXES))}, found none")
+            found.extend(Source(str(one.relative_to(path)), one) for one in inside)
         elif path.is_file():
-            found.append(Source(path.name, path=path))
+            found.append(Source(path.name, path))
         else:
             raise UsageError(f"{path}: expected a file, a folder or a database URL, found nothing; check the path")
     return found
@@ -90,8 +106,10 @@ def _database(url: str) -> Source:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise UsageError("expected a database URL such as postgresql+psycopg://user@host/shop, got one that is none") from None
-    return Source(f"{parsed.get_backend_name()}:{Path(parsed.database or '').name}", url=url)
+        raise UsageError(
+            "expected a database URL such as postgresql+psycopg://user@host/shop, got one that is none"
+        ) from None
+    return Source(f"{parsed.get_backend_name()}:{Path(parsed.database or '').name}", url)
 
 
 def kind_of(source: Source, rule: SourceRule) -> str:
@@ -100,13 +118,12 @@ def kind_of(source: Source, rule: SourceRule) -> str:
     Raises:
         UsageError: If a file's suffix says nothing.
     """
-    if source.url is not None:
+    if not source.is_file:
         return "sql"
-    assert source.path is not None
-    kind = rule.format or _SUFFIXES.get(source.path.suffix.lower())
+    kind = rule.format or SUFFIXES.get(source.path.suffix.lower())
     if kind is None:
         raise UsageError(
-            f"{source.path}: expected a suffix out of {', '.join(sorted(_SUFFIXES))}; set `format` in the mapping"
+            f"{source.path}: expected a suffix out of {', '.join(sorted(SUFFIXES))}; set `format` in the mapping"
         )
     return kind
 
@@ -121,7 +138,6 @@ def examine(source: Source, rule: SourceRule) -> str:
     kind = kind_of(source, rule)
     if kind == "sql":
         return _examine_query(source, rule)
-    assert source.path is not None
     digest = _digest(source.path)
     if kind == "parquet":
         for _ in _parquet(source.path, rule):
@@ -138,7 +154,6 @@ def pieces(source: Source, rule: SourceRule) -> Iterator[Piece]:
     Raises:
         UsageError: If the file is no text in the rule's encoding, lacks a column or has a record without an end.
     """
-    assert source.path is not None
     quote = rule.quote if kind_of(source, rule) == "csv" else ""
     with source.path.open("rb") as file:
         cut = _cut(file, source.path, rule.encoding, quote.encode())
@@ -148,10 +163,10 @@ def pieces(source: Source, rule: SourceRule) -> Iterator[Piece]:
             first = next(cut, b"")
             header, rest, line = _header(first, source.path, rule)
             if rest:
-                yield Piece(rest, line, header)
+                yield Piece(rest, line, str(source.path), header)
                 line += rest.count(b"\n")
         for content in cut:
-            yield Piece(content, line, header)
+            yield Piece(content, line, str(source.path), header)
             line += content.count(b"\n")
 
 
@@ -167,10 +182,9 @@ def blocks(source: Source, rule: SourceRule) -> Iterator[Block]:
         UsageError: If the file is damaged or a column is missing.
         UnavailableError: If the database does not answer.
     """
-    if source.url is not None:
+    if not source.is_file:
         yield from _query(source, rule)
         return
-    assert source.path is not None
     row = 1
     for table in _parquet(source.path, rule):
         yield Block(table, np.arange(row, row + table.num_rows, dtype=np.int64))
@@ -193,8 +207,8 @@ def _cut(file: BinaryIO, path: Path, encoding: str, quote: bytes) -> Iterator[by
             waiting = waiting[end:]
         elif len(waiting) > _LONGEST_RECORD:
             raise UsageError(
-                f"{path}: expected records of less than {_LONGEST_RECORD >> 20} MiB, got a longer one; a quote is never "
-                'closed, or set `quote = ""` in the mapping'
+                f"{path}: expected records of less than {_LONGEST_RECORD >> 20} MiB, got a longer one; close its "
+                'quote, or set `quote = ""` in the mapping'
             )
     if quote and waiting.count(quote) % 2:
         raise UsageError(f"{path}: expected the last quote to be closed, got the end of the file; is the file whole?")
@@ -271,7 +285,7 @@ def _quoting(rule: SourceRule) -> dict[str, Any]:
 
 
 def _parse_csv(piece: Piece, rule: SourceRule) -> Block:
-    skipped: list[tuple[int, bool]] = []  # physical row and whether it is blank
+    skipped: list[tuple[int, bool]] = []  # number of the record (empty lines are none) and whether it is blank
 
     def note(row: Any) -> str:
         skipped.append((row.number, not row.text.strip()))
@@ -287,7 +301,7 @@ def _parse_csv(piece: Piece, rule: SourceRule) -> Block:
                 delimiter=rule.delimiter,
                 quote_char=rule.quote or False,
                 newlines_in_values=bool(rule.quote),
-                ignore_empty_lines=False,
+                ignore_empty_lines=True,
                 invalid_row_handler=note,
             ),
             convert_options=pyarrow.csv.ConvertOptions(
@@ -297,7 +311,9 @@ def _parse_csv(piece: Piece, rule: SourceRule) -> Block:
             ),
         )
     except pa.ArrowInvalid as error:
-        raise UsageError(f"expected comma-separated values from line {piece.first_line}: {error}") from None
+        raise UsageError(
+            f"{piece.place}: expected separated values from line {piece.first_line}: {' '.join(str(error).split())}"
+        ) from None
     lines = _lines(piece, rule, table.num_rows + len(skipped))
     gone = np.asarray([number - 1 for number, _ in skipped], np.int64)
     broken = tuple((int(lines[number - 1]), Reason.WRONG_COLUMNS) for number, blank in skipped if not blank)
@@ -312,13 +328,14 @@ def _lines(piece: Piece, rule: SourceRule, rows: int) -> np.ndarray[Any, np.dtyp
     text = io.StringIO(piece.content.decode(), newline="")
     reader = csv.reader(text, delimiter=rule.delimiter, **_quoting(rule))
     begins, before = [], 0
-    for _ in reader:
-        begins.append(before)
+    for record in reader:
+        if record:
+            begins.append(before)
         before = reader.line_num
     if len(begins) != rows:
         raise UsageError(
-            f"expected {rows} records from line {piece.first_line}, got {len(begins)} by another way of counting; a quote "
-            'stands inside a value: double it, or set `quote = ""` in the mapping'
+            f"{piece.place}: expected {rows} records from line {piece.first_line}, got {len(begins)} by another way of "
+            'counting; a quote stands inside a value: double it, or set `quote = ""` in the mapping'
         )
     return np.asarray(begins, np.int64) + piece.first_line
 
@@ -366,9 +383,8 @@ def _query(source: Source, rule: SourceRule) -> Iterator[Block]:
 
     if rule.query is None:
         raise UsageError(f"{source.name}: expected a `query` in the mapping for a database, got none")
-    assert source.url is not None
     try:
-        engine = sqlalchemy.create_engine(source.url)
+        engine = sqlalchemy.create_engine(str(source.place))
         try:
             with engine.connect().execution_options(stream_results=True) as connection:
                 result = connection.execute(sqlalchemy.text(rule.query))
@@ -381,9 +397,10 @@ def _query(source: Source, rule: SourceRule) -> Iterator[Block]:
         finally:
             engine.dispose()
     except (SQLAlchemyError, ModuleNotFoundError) as error:
-        # The message of a driver may hold the address, never show more than its kind.
+        # The message of a driver may hold a password or a row: never show more than its kind.
         raise UnavailableError(
-            f"{source.name}: expected an answer of the database, got {type(error).__name__}; check the URL, the driver and the query"
+            f"{source.name}: expected an answer of the database, got {type(error).__name__}; "
+            "check the URL, the driver and the query"
         ) from None
 
 
