@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from silhouette_client.cli import ingest
 from silhouette_shared.cli import Format, FormatOption, HomeOption, console, emit, silhouette_home
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ node = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+ingest.register(node)
 
 
 @node.command("init")
