@@ -29,8 +29,8 @@ class Budget:
     training: SampledGaussian | None
     attributes: SampledGaussian | None = None
     behaviours: SampledGaussian | None = None
-    history_length: SampledGaussian | None = None
-    events_a_day: SampledGaussian | None = None
+    lengths: SampledGaussian | None = None
+    pace: SampledGaussian | None = None
     value: SampledGaussian | None = None
     evaluation: SampledGaussian | None = None
 
