@@ -164,7 +164,7 @@ def test_a_partner_refuses_a_figure_that_its_plan_has_not(tmp_path: Path) -> Non
     agent = house.agent("partner-0")
     for name in ("behaviours", "evaluation"):
         with pytest.raises(RefusedError, match=f"got one for {name}, which has no budget in it"):
-            agent._statistic(name, 0)  # type: ignore[arg-type]
+            agent._statistic(name, 0)
     with pytest.raises(RefusedError, match="or for one of attributes, behaviours"):
         agent._release_name("salaries")
 
