@@ -21,7 +21,7 @@ from silhouette_shared.model.figures import FIGURES, Released
 from silhouette_shared.privacy.accounting import epsilon
 from silhouette_shared.privacy.budget import Budget, budget_of
 from silhouette_shared.privacy.ledger import Charge
-from silhouette_shared.privacy.price import price_plan
+from silhouette_shared.privacy.price import price_document, price_plan
 from silhouette_shared.secagg import Encoded
 from silhouette_shared.wire.exchange import STEPS
 from silhouette_simulations.runner import statistics_alone
@@ -127,7 +127,9 @@ def test_all_of_it_is_in_the_plans_epsilon_and_in_its_price() -> None:
     assert set(budget.parts) == {*FIVE, "evaluation", "training"}
     assert epsilon(budget.spending, plan.privacy.delta) == pytest.approx(8.0, abs=0.02)
     price = price_plan(plan)
-    assert len(price.beside) == 6
+    listed = price_document(plan, price)["statistics"]
+    assert [one["name"] for one in listed] == [*FIVE, "evaluation"]  # type: ignore[attr-defined]
+    assert [one["noise_std"] for one in listed] == [budget.figures[name].noise_std for name in budget.figures]  # type: ignore[attr-defined]
     assert price.accountants["pld"] <= 8.02
     # A part with a tenth of the budget has sqrt(2) times the noise of one with two tenths.
     assert budget.figures["value"].noise_std == pytest.approx(math.sqrt(2) * budget.figures["evaluation"].noise_std)
