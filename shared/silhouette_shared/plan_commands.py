@@ -153,6 +153,8 @@ def price_command(
 
 
 def _lines(read: Plan, price: Price, partners: int) -> list[str]:
+    from silhouette_shared.privacy.budget import released_once
+
     mechanism, parts = price.mechanism, price.parts
     found = price.accountants
     lines = [
@@ -165,6 +167,10 @@ def _lines(read: Plan, price: Price, partners: int) -> list[str]:
         f"delta             {parts.formula:.3g} accountants, {parts.overflow:.2g} batch cap, {parts.sampler:.2g} "
         f"arithmetic (and {parts.epsilon:.2g} of epsilon)",
     ]
+    for name, once in zip(released_once(read), price.beside, strict=True):
+        lines.append(
+            f"released once     {name}: noise of {once.noise_std:.3g} on sums in which a person counts at most 1"
+        )
     if price.expected_batch is not None:
         lines.append(
             f"batch             {price.expected_batch:.1f} people expected, at most {mechanism.batch_cap} "

@@ -95,11 +95,11 @@ def _behaviours(histories: Histories, vocabulary: Vocabulary) -> Tensor:
     return counts / histories.lengths[:, None]
 
 
-def _history_length(histories: Histories, vocabulary: Vocabulary) -> Tensor:
+def _lengths(histories: Histories, vocabulary: Vocabulary) -> Tensor:
     return _binned(histories.lengths.double(), LENGTH_EDGES)
 
 
-def _events_a_day(histories: Histories, vocabulary: Vocabulary) -> Tensor:
+def _pace(histories: Histories, vocabulary: Vocabulary) -> Tensor:
     """Events a day on days (UTC) with any. Without times nobody is counted."""
     if not histories.has_times:
         return histories.items.new_zeros(len(histories), len(DAILY_EDGES))
@@ -121,8 +121,8 @@ def _value(histories: Histories, vocabulary: Vocabulary) -> Tensor:
 _ROWS: Mapping[FigureName, Rows] = {
     "attributes": _attributes,
     "behaviours": _behaviours,
-    "history_length": _history_length,
-    "events_a_day": _events_a_day,
+    "lengths": _lengths,
+    "pace": _pace,
     "value": _value,
 }
 

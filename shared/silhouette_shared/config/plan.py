@@ -38,10 +38,11 @@ Clipping = Literal["flat", "automatic"]
 ServerOptimiserName = Literal["average", "momentum", "adam", "adam_corrected"]
 """`adam_corrected` takes the known noise out of Adam's second moment; it needs training with privacy."""
 
-FigureName = Literal["attributes", "behaviours", "history_length", "events_a_day", "value"]
-"""What can be counted over people's records: histograms, and quantiles read from those in bins."""
+FigureName = Literal["attributes", "behaviours", "lengths", "pace", "value"]
+"""What can be counted over people's records: histograms, and quantiles read from those in bins. `lengths` are events of
+a person, `pace` is events on a day with any."""
 
-ReleaseName = Literal["attributes", "behaviours", "history_length", "events_a_day", "value", "evaluation"]
+ReleaseName = Literal["attributes", "behaviours", "lengths", "pace", "value", "evaluation"]
 """The same, and hits and NDCG of the trained model."""
 
 PartitionScheme = Literal["random", "dirichlet", "sizes", "attribute"]
@@ -386,7 +387,7 @@ class Analytics:
     """
 
     share: float = 0.0  # of all figures together, in equal parts; 0 releases none
-    figures: tuple[FigureName, ...] = ("attributes", "behaviours", "history_length", "events_a_day", "value")
+    figures: tuple[FigureName, ...] = ("attributes", "behaviours", "lengths", "pace", "value")
     evaluation_share: float = 0.0  # of the federated evaluation; 0 leaves it out
 
     @model_validator(mode="after")

@@ -64,8 +64,8 @@ def _classes(vocabulary: Vocabulary) -> tuple[str, ...]:
 FIGURES: Mapping[ReleaseName, Figure] = {
     "attributes": Figure(_classes, lambda vocabulary: 1 / math.sqrt(max(1, len(vocabulary.attributes)))),
     "behaviours": Figure(lambda vocabulary: ("unknown", *BEHAVIOURS)),
-    "history_length": _bins(LENGTH_EDGES),
-    "events_a_day": _bins(DAILY_EDGES),
+    "lengths": _bins(LENGTH_EDGES),
+    "pace": _bins(DAILY_EDGES),
     "value": _bins(VALUE_EDGES),
     "evaluation": Figure(lambda vocabulary: ("hits", "ndcg", "people"), lambda vocabulary: 1 / math.sqrt(3)),
 }

@@ -29,8 +29,8 @@ class Budget:
     training: SampledGaussian | None
     attributes: SampledGaussian | None = None
     behaviours: SampledGaussian | None = None
-    history_length: SampledGaussian | None = None
-    events_a_day: SampledGaussian | None = None
+    lengths: SampledGaussian | None = None
+    pace: SampledGaussian | None = None
     value: SampledGaussian | None = None
     evaluation: SampledGaussian | None = None
 
@@ -123,6 +123,14 @@ def _training_of(
     )
 
 
+def released_once(plan: Plan) -> tuple[str, ...]:
+    """Names of what a plan releases once beside its training, in the order of `Budget.statistics`."""
+    if plan.privacy.mode == "none":
+        return ()
+    shares = _shares(plan)
+    return tuple(one.name for one in fields(Budget) if shares.get(one.name, 0.0) > 0)
+
+
 def released(plan: Plan, mechanism: SampledGaussian, size: int) -> SampledGaussian:
     """The mechanism as it is charged: on the integer grid of what it releases.
 
@@ -146,12 +154,7 @@ def _without_grid(part: SampledGaussian) -> SampledGaussian:
 
 def _once(plan: Plan) -> dict[str, SampledGaussian]:
     """What is released once, by its name, each with its share."""
-    settings = plan.statistics
-    shares: dict[str, float] = {
-        "popularity": settings.popularity_share,
-        "transitions": settings.transition_share,
-        **{str(name): share for name, share in plan.analytics.shares.items()},
-    }
+    shares = _shares(plan)
     together = sum(shares.values())
     if together == 0:
         return {}
@@ -167,6 +170,14 @@ def _once(plan: Plan) -> dict[str, SampledGaussian]:
     )
     scale = together if plan.privacy.rounds == 0 else 1.0
     return {name: _part(alone, share / scale) for name, share in shares.items() if share > 0}
+
+
+def _shares(plan: Plan) -> dict[str, float]:
+    return {
+        "popularity": plan.statistics.popularity_share,
+        "transitions": plan.statistics.transition_share,
+        **{str(name): share for name, share in plan.analytics.shares.items()},
+    }
 
 
 def _part(alone: SampledGaussian, share: float) -> SampledGaussian:

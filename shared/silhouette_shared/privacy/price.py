@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from silhouette_shared.config import Plan
 from silhouette_shared.errors import UsageError
 from silhouette_shared.privacy.accounting import Spending, Split, curve, epsilon, epsilons, split
-from silhouette_shared.privacy.budget import budget_of, training_of
+from silhouette_shared.privacy.budget import budget_of, released_once, training_of
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.privacy.modes import View, at_partners, distributed_view, local_view
 
@@ -158,7 +158,9 @@ def price_document(plan: Plan, price: Price) -> dict[str, object]:
         "epsilon": price.accountants["pld"],
         "accountants": price.accountants,
         "mechanism": mechanism.describe(),
-        "statistics": [part.describe() for part in price.beside],
+        "statistics": [
+            {"name": name, **part.describe()} for name, part in zip(released_once(plan), price.beside, strict=True)
+        ],
         "delta_parts": {
             "accountants": price.parts.formula,
             "batch_cap": price.parts.overflow,

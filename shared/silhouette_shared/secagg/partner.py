@@ -67,7 +67,7 @@ from silhouette_shared.secagg.messages import (
     survivors_context,
 )
 from silhouette_shared.secagg.sharing import SHARE_BYTES, split
-from silhouette_shared.secagg.standing import Standing, decode_seen, encode_seen
+from silhouette_shared.secagg.standing import NOWHERE, Standing, encode_seen, seen_of
 from silhouette_shared.secagg.transcript import Checked, verify_transcript
 
 
@@ -545,8 +545,8 @@ class _Keys:
         if self._own not in roll.adverts:
             raise ForgedError(Step.SHARE, "expected this partner's own keys on the roll, got none", COORDINATOR)
         self.heads = {advert.sender: Standing.decode(advert.ledger) for advert in roll.adverts}
-        seen = {advert.sender: decode_seen(self.names, advert.seen) for advert in roll.adverts}
-        self.told = {peer: known[self.name] for peer, known in seen.items() if self.name in known}
+        seen = {advert.sender: seen_of(self.names, advert.seen, self.name) for advert in roll.adverts}
+        self.told = {peer: one for peer, one in seen.items() if one != NOWHERE}
         self._roll_context = roll_context(self.context, roll.adverts)
         cipher, mask = AgreementKey(self._cipher_secret), AgreementKey(self._mask_secret)
         self._cipher_raw = {advert.sender: cipher.agree(advert.cipher_key) for advert in roll.adverts}

@@ -63,6 +63,12 @@ def encode_seen(names: Sequence[str], seen: Mapping[str, Standing]) -> bytes:
     return b"" if all(one == NOWHERE for one in known) else b"".join(one.encode() for one in known)
 
 
+def seen_of(names: Sequence[str], data: bytes, name: str) -> Standing:
+    """What `encode_seen` wrote of one of them; `NOWHERE` if it was never seen."""
+    at = STANDING_BYTES * names.index(name)
+    return Standing.decode(data[at : at + STANDING_BYTES]) if data else NOWHERE
+
+
 def decode_seen(names: Sequence[str], data: bytes) -> dict[str, Standing]:
     """What `encode_seen` wrote, without whom was never seen.
 

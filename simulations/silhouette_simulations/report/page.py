@@ -24,6 +24,7 @@ from silhouette_shared.figures import (
     weight_bars,
 )
 from silhouette_shared.files import write_atomically
+from silhouette_simulations.report.analytics import read_analytics
 from silhouette_simulations.report.findings import findings, score, setting
 from silhouette_simulations.report.reading import AttributeRow, Person, Run, read_people, read_run
 from silhouette_simulations.report.secure import secure_summary
@@ -101,6 +102,7 @@ def render(run: Run, people: Sequence[Person]) -> str:
         rounds_lost=sum(one.refused for one in run.rounds),
         privacy=privacy,
         secure=secure_summary(run),
+        analytics=read_analytics(run.folder),
         epsilon_picture=_epsilon_picture(run),
         spent={one.partner: one for one in privacy.partners},
         alike=len({(one.epsilon, one.noise_multiplier) for one in privacy.partners}) <= 1,

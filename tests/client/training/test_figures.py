@@ -28,7 +28,7 @@ from silhouette_shared.model.figures import (
 from silhouette_shared.model.histories import Histories, value_buckets
 
 WORDS = vocabulary()
-NAMES: tuple[FigureName, ...] = ("attributes", "behaviours", "history_length", "events_a_day", "value")
+NAMES: tuple[FigureName, ...] = ("attributes", "behaviours", "lengths", "pace", "value")
 
 
 def person(events: int, *, behaviour: int = 1, value: float = 3.0, days: int = 1, attributes: tuple[int, int] = (1, 2)):  # type: ignore[no-untyped-def]
@@ -90,10 +90,10 @@ def test_the_cells_are_the_ones_that_people_belong_to() -> None:
     assert cells("attributes", person(3, attributes=(0, 2))) == {f"{first}/0": 1.0, f"{second}/2": 1.0}
     assert cells("behaviours", person(5, behaviour=6)) == {"purchase": 1.0}
     assert cells("behaviours", person(5, behaviour=0)) == {"unknown": 1.0}
-    assert cells("history_length", person(60)) == {"from 50": 1.0}
-    assert cells("history_length", person(5000)) == {"from 1000": 1.0}
-    assert cells("events_a_day", person(60, days=10)) == {"from 5": 1.0}
-    assert cells("events_a_day", replace(person(60), has_times=False)) == {}
+    assert cells("lengths", person(60)) == {"from 50": 1.0}
+    assert cells("lengths", person(5000)) == {"from 1000": 1.0}
+    assert cells("pace", person(60, days=10)) == {"from 5": 1.0}
+    assert cells("pace", replace(person(60), has_times=False)) == {}
     assert cells("value", person(9, value=3.0)) == {"from 3": 1.0}
     assert cells("value", person(9, value=math.nan)) == {}
 
@@ -113,8 +113,8 @@ def test_hits_and_gains_are_those_of_everybodys_newest_event() -> None:
 
 def test_quantiles_are_the_bins_of_the_people() -> None:
     lengths = [1, 1, 4, 9, 9, 9, 25, 60, 600, 600, 2000]
-    total = sum(figure_sum("history_length", person(length), WORDS).vector for length in lengths)
-    found = read_figure("history_length", WORDS, total.numpy(), 0.0, 1)  # type: ignore[union-attr]
+    total = sum(figure_sum("lengths", person(length), WORDS).vector for length in lengths)
+    found = read_figure("lengths", WORDS, total.numpy(), 0.0, 1)  # type: ignore[union-attr]
     assert [one.share for one in found.quantiles] == list(QUANTILES)
     assert [(one.low, one.high) for one in found.quantiles] == [
         (1.0, 2.0),

@@ -15,17 +15,18 @@ from tests.consortium import Consortium, Passed, secure_plan
 from tests.people import histories, vocabulary
 
 from silhouette_client.training.figures import evaluation_sum, figure_sum
-from silhouette_shared.config import Analytics, Plan, PrivacyMode, with_changes
+from silhouette_shared.config import Analytics, Plan, PrivacyMode, Statistics, with_changes
 from silhouette_shared.errors import RefusedError, UsageError
 from silhouette_shared.model.figures import FIGURES, Released
 from silhouette_shared.privacy.accounting import epsilon
 from silhouette_shared.privacy.budget import Budget, budget_of
 from silhouette_shared.privacy.ledger import Charge
-from silhouette_shared.privacy.price import price_plan
+from silhouette_shared.privacy.price import price_document, price_plan
 from silhouette_shared.secagg import Encoded
+from silhouette_shared.wire.exchange import STEPS
 from silhouette_simulations.runner import statistics_alone
 
-FIVE = ("attributes", "behaviours", "history_length", "events_a_day", "value")
+FIVE = ("attributes", "behaviours", "lengths", "pace", "value")
 ASKED = Analytics(share=0.5, evaluation_share=0.2)
 PEOPLE = {f"partner-{number}": histories([9] * 60, seed=number) for number in range(3)}
 
@@ -81,7 +82,7 @@ def test_every_figure_is_the_exact_sum_with_noise_of_the_charged_size(run) -> No
         mechanism = budget.figures[name]
         weight = FIGURES[name].weight(vocabulary())
         expected = mechanism.noise_std * math.sqrt(3 / shares)
-        assert {cell.noise for cell in found.cells} == {pytest.approx(expected / weight, rel=1e-3)}
+        assert all(cell.noise == pytest.approx(expected / weight, rel=1e-3) for cell in found.cells)
         assert found.partners == 3
         difference = np.array([cell.people for cell in found.cells]) * weight - exact(house, name)
         errors += (difference / expected).tolist()
@@ -116,10 +117,7 @@ def test_every_vector_that_a_partner_contributes_was_charged_for_its_purpose_and
         assert [(one.purpose, one.round) for one in charges(house, partner)] == expected
         assert [(purpose, number) for name, purpose, number in contributed if name == partner] == expected
     answered = {one.kind for one in house.wire.passed if one.answer}
-    assert answered == {
-        "query.describe",
-        *(f"train.{step}" for step in ("advertise", "share", "mask", "agree", "unmask")),
-    }
+    assert answered == {"query.describe", *(f"train.{step}" for step in STEPS)}
 
 
 def test_all_of_it_is_in_the_plans_epsilon_and_in_its_price() -> None:
@@ -129,11 +127,17 @@ def test_all_of_it_is_in_the_plans_epsilon_and_in_its_price() -> None:
     assert set(budget.parts) == {*FIVE, "evaluation", "training"}
     assert epsilon(budget.spending, plan.privacy.delta) == pytest.approx(8.0, abs=0.02)
     price = price_plan(plan)
-    assert len(price.beside) == 6
+    listed = price_document(plan, price)["statistics"]
+    assert [one["name"] for one in listed] == [*FIVE, "evaluation"]  # type: ignore[attr-defined]
+    assert [one["noise_std"] for one in listed] == [budget.figures[name].noise_std for name in budget.figures]  # type: ignore[attr-defined]
     assert price.accountants["pld"] <= 8.02
     # A part with a tenth of the budget has sqrt(2) times the noise of one with two tenths.
     assert budget.figures["value"].noise_std == pytest.approx(math.sqrt(2) * budget.figures["evaluation"].noise_std)
-    assert not budget_of(statistics_alone(replace(plan, statistics=type(plan.statistics)()))).figures  # type: ignore[union-attr]
+    counted = budget_of(
+        statistics_alone(replace(plan, statistics=Statistics(popularity_share=0.1, transition_share=0.0)))
+    )
+    assert counted is not None
+    assert set(counted.parts) == {"popularity"}
 
 
 def test_what_was_released_is_not_asked_for_again_after_a_kill(tmp_path: Path) -> None:
@@ -152,7 +156,7 @@ def test_what_was_released_is_not_asked_for_again_after_a_kill(tmp_path: Path) -
     figures = house.run().figures
     assert set(figures) == {"value", "behaviours", "evaluation"}
     asked = [one.purpose for one in charges(house, "partner-0")]
-    assert asked == ["value", "behaviours", "training", "evaluation"]
+    assert asked == ["behaviours", "value", "training", "evaluation"]
     assert house.run().figures == figures
 
 
