@@ -24,6 +24,7 @@ from silhouette_client.node_folder import DEVICE_VARIABLE
 from silhouette_client.offers.acceptance import Accepted, Surroundings, accept_offer, open_run
 from silhouette_client.offers.people import PeopleSource, TablesOnDisk
 from silhouette_client.offers.run_folder import sweep
+from silhouette_client.offers.sizes import warm_up
 from silhouette_client.policy.ledger_store import LEDGER_NAME, Ledger
 from silhouette_client.policy.participation import Standing, consider_round
 from silhouette_client.policy.terms import read_policy
@@ -136,6 +137,7 @@ class Node:
         check_dates(found.certificate(), clock(), str(found.certificate_path), "ask the coordinator for a new kit")
         check_own_place(found, found.roster().member(found.name))
         policy = read_policy(found.policy_path)
+        warm_up()
         make_folder(found.runs)
         sweep(found.runs)
         if witness is None:
