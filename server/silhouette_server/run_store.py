@@ -51,6 +51,7 @@ class RegistryBook:
             seconds=record.seconds,
             sent=sum(int(step["sent"]) for step in steps),
             received=sum(int(step["received"]) for step in steps),
+            survivors=commitment.survivors,
         )
 
     def void(self, number: int, reason: str) -> None:

@@ -19,8 +19,8 @@ from tests.simulations.run_folders import EVALUATION, ROWS, WARNING, plan_for, w
 
 from silhouette_shared.cli import main
 from silhouette_shared.errors import IntegrityError, UsageError
+from silhouette_shared.figures import Bar, Line, Reference, bar_chart, line_chart, ticks
 from silhouette_simulations.report import write_report
-from silhouette_simulations.report.figures import Bar, Line, Reference, bar_chart, line_chart, ticks
 from silhouette_simulations.report.findings import findings
 from silhouette_simulations.report.reading import read_people, read_run
 

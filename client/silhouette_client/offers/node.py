@@ -13,11 +13,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from flwr.clientapp import ClientApp
 
-from silhouette_client.app import make_client_app
+from silhouette_client.app import Answering, Enrolled, make_client_app
 from silhouette_client.enrolment.home import NodeHome
 from silhouette_client.enrolment.installing import check_own_place, update_roster
 from silhouette_client.node_folder import DEVICE_VARIABLE
@@ -55,6 +56,10 @@ _DAY_SECONDS = 86_400
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+class Answered(Answering, Enrolled, Protocol):
+    """A node, or something around one, that answers offers and the messages of runs."""
 
 
 class RoundDiary:
@@ -162,6 +167,11 @@ class Node:
     def name(self) -> str:
         """This partner's."""
         return self._home.name
+
+    @property
+    def ledger(self) -> Ledger:
+        """What it has spent."""
+        return self._ledger
 
     def offer(self, request: OfferRequest) -> OfferAnswer:
         """Agree to an offer and say who this is, or refuse with a typed reason; either is an answer."""
@@ -286,6 +296,6 @@ class Node:
         )
 
 
-def node_app(node: Node) -> ClientApp:
+def node_app(node: Answered) -> ClientApp:
     """The Flower ClientApp of a deployed node."""
     return make_client_app(lambda context: node, node)

@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import threading
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from silhouette_client.enrolment.home import NodeHome
@@ -55,6 +56,9 @@ def _agent(home: Path) -> None:
     places = places_of(NodeHome.of(home))
     address = f"127.0.0.1:{places.supernode}"
     answer_for_the_dead(address, places.task)
+    from prometheus_client import CollectorRegistry
+
+    from silhouette_client.numbers import CountedNode, LedgerCollector, told
     from silhouette_client.offers import Node, node_app
     from silhouette_shared.allocator import keep_freed_memory
 
@@ -62,18 +66,19 @@ def _agent(home: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     keep_freed_memory()
-    node = Node.open(home)
-    executor = Executor(
-        address,
-        places.secret.read_bytes(),
-        node_app(node),
-        memory=places.task,
-        heart=heart,
-    )
-    try:
-        executor.serve(stop)
-    finally:
-        node.close()
+    with closing(Node.open(home)) as node, ExitStack() as serving:
+        numbers = CollectorRegistry(auto_describe=False)
+        counted = CountedNode(node, numbers)
+        numbers.register(LedgerCollector(node.ledger))
+        if places.metrics is not None:
+            serving.enter_context(told(numbers, places.metrics))
+        Executor(
+            address,
+            places.secret.read_bytes(),
+            node_app(counted),
+            memory=places.task,
+            heart=heart,
+        ).serve(stop)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class Places:
     folder: Path  # <home>/node
     connector: int
     supernode: int
+    metrics: int | None = None  # None: nothing is told
 
     @property
     def work(self) -> Path:
@@ -78,16 +79,16 @@ class Places:
 
 
 def places_of(home: NodeHome) -> Places:
-    """From `processes.toml`, which may be missing: `connector_port` and `supernode_port`.
+    """From `processes.toml`, which may be missing: `connector_port`, `supernode_port` and `metrics_port`.
 
     Raises:
         UsageError: If a value cannot be.
     """
     ports = {"connector_port": DEFAULT_CONNECTOR, "supernode_port": DEFAULT_SUPERNODE}
-    given = read_settings(home.folder / SETTINGS, dict.fromkeys(ports, int))
+    given = read_settings(home.folder / SETTINGS, dict.fromkeys([*ports, "metrics_port"], int))
     for name, value in given.items():
         ports[name] = as_port(home.folder / SETTINGS, name, value)
-    return Places(home.folder, ports["connector_port"], ports["supernode_port"])
+    return Places(home.folder, ports["connector_port"], ports["supernode_port"], ports.get("metrics_port"))
 
 
 def gateway_of(home: NodeHome) -> Gateway:
@@ -138,6 +139,7 @@ def services_of(home: Path, places: Places, supernode_key: Path) -> list[Service
             name="agent",
             command=(*_ours("agent"), "--home", str(home)),
             environment=FLOWER_ENVIRONMENT,
+            ports=() if places.metrics is None else (Port("127.0.0.1", places.metrics, f"`metrics_port` {settings}"),),
             beats=True,
             exits=OUR_EXITS,
         ),

@@ -159,16 +159,9 @@ def resume_command(name: RunArgument, home: HomeOption = None, output: FormatOpt
 
 def _registry(home: Path | None, *, write: bool = False) -> Registry:
     from silhouette_server.enrolment.office import Office
-    from silhouette_server.registry import Registry
-    from silhouette_server.registry.registry import REGISTRY_NAME
-    from silhouette_shared.errors import UsageError
+    from silhouette_server.registry.home import open_registry
 
-    office = Office.of(silhouette_home(home))
-    path = office.folder / REGISTRY_NAME
-    identity = office.identity()
-    if not write and not path.exists():
-        raise UsageError(f"{path}: expected a registry, found none; submit a run first")
-    return Registry.open(path, identity)
+    return open_registry(Office.of(silhouette_home(home)), write=write)
 
 
 def _say(found: RunView, output: Format) -> None:

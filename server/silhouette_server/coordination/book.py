@@ -29,6 +29,7 @@ class Commitment:
     record: "RoundRecord"
     model: Tensor  # (D + P,) what the run gives after it
     transcript: bytes | None  # signed record of the secure round; None without secure aggregation
+    survivors: tuple[str, ...] = ()  # whose updates are in it; empty where that is not known any more
 
 
 class RoundBook(Protocol):

@@ -137,6 +137,7 @@ class CheckedStrategy(Strategy):
         self._members: tuple[Member, ...] = ()
         self._records: list[RoundRecord] = []
         self._last = RoundRecord(0, 0, 0, 0.0, 0.0)
+        self._counted: tuple[str, ...] = ()  # whose answers are in the last model
         self._void_in_a_row = 0
         self._released: dict[str, Tensor] = {}  # sums, by statistic, and how many partners are in each
 
@@ -215,6 +216,7 @@ class CheckedStrategy(Strategy):
             raise IntegrityError(
                 f"round {server_round}: the global model is not finite any more; lower the learning rate in the plan"
             )
+        self._counted = tuple(sorted(counted))
         self._last = RoundRecord(
             round=server_round,
             replies=len(counted),
@@ -424,7 +426,7 @@ class CheckedStrategy(Strategy):
         job.on_round(record, self.model)
         self._save(number)
         if record.replies:
-            job.book.commit(Commitment(record, self.model, _last_transcript(rounds)))
+            job.book.commit(Commitment(record, self.model, _last_transcript(rounds), self._counted))
 
     @property
     def _prior(self) -> Tensor:

@@ -55,15 +55,14 @@ def _serverapp(home: Path) -> None:
     heart = Heart.from_environment()
     heart.beat(_START_PATIENCE)
     from silhouette_server.deployment import Conductor
-    from silhouette_server.registry import Registry
-    from silhouette_server.registry.registry import REGISTRY_NAME
+    from silhouette_server.registry.home import open_registry
     from silhouette_server.run_store import RegistryStore
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     office = Office.of(home)
-    with Registry.open(office.folder / REGISTRY_NAME, office.identity()) as registry:
+    with open_registry(office, write=True) as registry:
         Conductor(office, places_of(office).door, RegistryStore(registry), heart).serve(stop)
 
 

@@ -45,13 +45,13 @@ def check_privacy(card: Card) -> None:
     spent = card.spent
     if spent is None:
         return
-    own = [one.mechanism for one in spent.releases if one.run == card.run]
-    if not own:
+    if all(one.run != card.run for one in spent.releases):
         raise IntegrityError(f"{card.reference}: expected what the run released, got nothing; refuse the card")
     try:
+        every = [(one.run, one.mechanism) for one in spent.releases]
         counted = {
-            "run_epsilon": epsilon(own, spent.delta),
-            "epsilon": epsilon([one.mechanism for one in spent.releases], spent.delta),
+            "run_epsilon": epsilon([mechanism for run, mechanism in every if run == card.run], spent.delta),
+            "epsilon": epsilon([mechanism for _, mechanism in every], spent.delta),
         }
     except UsageError as error:
         raise IntegrityError(

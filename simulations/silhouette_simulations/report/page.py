@@ -15,8 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from silhouette_shared.errors import UsageError
-from silhouette_shared.files import write_atomically
-from silhouette_simulations.report.figures import (
+from silhouette_shared.figures import (
     Bar,
     Line,
     Reference,
@@ -24,6 +23,7 @@ from silhouette_simulations.report.figures import (
     line_chart,
     weight_bars,
 )
+from silhouette_shared.files import write_atomically
 from silhouette_simulations.report.findings import findings, score, setting
 from silhouette_simulations.report.reading import AttributeRow, Person, Run, read_people, read_run
 from silhouette_simulations.report.secure import secure_summary

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.disks import build_faulty_disk, mounted
 from tests.ledgers import ANY, NODE, STEP, Place, charge
 
 from silhouette_client.policy.ledger_store import Ledger, read_chain
@@ -25,14 +25,8 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What came of a charge when each of its calls to the disk failed in turn, and of a start."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("needs a C compiler on Linux; the other tests here need neither")
     folder = tmp_path_factory.mktemp("faults")
-    shim = folder / "faulty_disk.so"
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-o", shim, HERE / "faulty_disk.c", "-ldl"], check=True, capture_output=True
-    )
+    shim = build_faulty_disk(folder)
     finished = subprocess.run(
         [sys.executable, str(HERE / "fault_loop.py"), str(folder)],
         env={
@@ -129,17 +123,8 @@ def test_a_file_that_may_not_grow_stops_the_charge(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 64 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("needs the right to mount a small disk; the test above needs none")
-    try:
+    with mounted(tmp_path / "small", "64k") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
 
 
 def test_a_full_disk_stops_the_charge_and_the_next_start_is_clean(tmp_path: Path, small_disk: Path) -> None:

@@ -1,0 +1,1 @@
+"""A page and a list of numbers for whoever watches a coordinator. Both read, and change nothing."""
