@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from silhouette_server.enrolment.office import Office
 from silhouette_shared.cli import main
 from silhouette_shared.enrolment import grouped
 
@@ -132,3 +134,18 @@ def test_the_policy_is_shown_and_tested(desk: Desk) -> None:
     assert all(one["passed"] for one in played)
     (folder / "policy.toml").write_text("modes = 3")
     assert desk("north", "policy", "test")[0] == 2
+
+
+@pytest.mark.parametrize(("days", "code", "state"), [(10, 0, "valid"), (380, 0, "expires soon"), (400, 3, "expired")])
+def test_the_status_says_what_expires(desk: Desk, days: int, code: int, state: str) -> None:
+    made = datetime.now(UTC) - timedelta(days=days)
+    Office(desk.folder / "office" / "coordinator", lambda: made).init("demo", ["127.0.0.1"])
+    found, out, err = desk("office", "coordinator", "status", "--format", "json")
+    assert found == code
+    certificates = json.loads(out)["certificates"]
+    assert {name: one["state"] for name, one in certificates.items()} == {
+        "authority": "valid",
+        "server": state,
+        "internal": state,
+    }
+    assert ("expires soon: run" in " ".join(err.split())) is (state == "expires soon")

@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from tests.people import ITEMS, histories
 
 from silhouette_client.enrolment.installing import update_roster
 from silhouette_client.offers import Node, TablesOnDisk
+from silhouette_client.offers.node import RoundDiary
 from silhouette_client.offers.sizes import largest_vector, least_parameters
 from silhouette_client.policy.terms import Policy, write_policy
+from silhouette_server.enrolment.issuing import LIFE
 from silhouette_shared.config import write_toml
 from silhouette_shared.enrolment.offers import Offer, OfferedBudget, OfferedMechanism
+from silhouette_shared.enrolment.refusals import ExpiredError
 from silhouette_shared.errors import UsageError
 from silhouette_shared.secagg import Identity
 from silhouette_shared.wire import DescribeRequest, Description
@@ -343,3 +346,30 @@ def _accept_and_die(house: House, request: OfferRequest, kill_at: Any) -> None:
         house.open("east").offer(request)
     finally:
         os._exit(1)  # not reached: the test sees that the child did not die as it should
+
+
+def test_rounds_of_a_day_are_remembered_and_a_clock_set_back_frees_none(tmp_path: Path) -> None:
+    now = datetime(2026, 6, 1, 12, tzinfo=UTC)
+    diary = RoundDiary(tmp_path / "rounds.json")
+    for hours in (0, 1, 2):
+        diary.note(now + timedelta(hours=hours))
+    again = RoundDiary(tmp_path / "rounds.json")
+    assert again.count(now + timedelta(hours=2)) == 3
+    assert again.count(now - timedelta(days=3)) == 3
+    assert again.count(now + timedelta(hours=25, minutes=30)) == 1
+    (tmp_path / "rounds.json").write_text("[1,")
+    assert RoundDiary(tmp_path / "rounds.json").count(now) == 0
+
+
+def test_a_certificate_that_ends_soon_is_said_and_one_that_has_ended_stops_the_node(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = datetime.now(UTC)
+    times = [now - LIFE + timedelta(days=20)]
+    house = House(tmp_path, clock=lambda: times[-1])
+    times.append(now)
+    house.open("east").close()
+    assert "expires soon" in caplog.text
+    times.append(now + timedelta(days=21))
+    with pytest.raises(ExpiredError, match="ask the coordinator for a new kit"):
+        house.open("east")

@@ -155,10 +155,7 @@ def test_every_reason_of_the_ledger_has_a_code(reason: Reason) -> None:
 @pytest.mark.parametrize(
     "policy",
     [
-        Policy(),
         Policy(hours=("20:00-06:00",), without=("peer-1",), partners_minimum=5),
-        Policy(modes=("local", "distributed", "none"), secure_aggregation=False, epsilon_per_run=2.0),
-        Policy(modes=("none",)),
         Policy(modes=("distributed",), consortium="strict"),
     ],
 )
