@@ -113,7 +113,8 @@ class Executor:
     def __init__(self, address: str, secret: bytes, app: App, *, memory: Path, heart: Heart | None = None) -> None:
         self._address, self._app, self._memory = address, app, memory
         self._heart = heart or Heart(None)
-        self._acquirer = self._client(
+        self._acquirer = _client(
+            address,
             RuntimeVersionHttpInterceptor(component_name="SuperExec"),
             SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({_ACQUIRE})),
         )
@@ -122,7 +123,7 @@ class Executor:
 
     def serve(self, stop: threading.Event) -> None:
         """Answer messages until `stop`."""
-        self._answer_for_the_dead()
+        answer_for_the_dead(self._address, self._memory)
         while not stop.is_set():
             self._heart.beat()
             token = self._acquire()
@@ -131,16 +132,6 @@ class Executor:
                 continue
             self._work(token)
         self._acquirer.close()
-
-    def _client(self, *interceptors: ProtobufClientInterceptor) -> RuntimeHttpClient:
-        return RuntimeHttpClient.from_server_address(
-            server_address=self._address, insecure=True, root_certificates=None, interceptors=interceptors
-        )
-
-    def _task_client(self, token: str) -> RuntimeHttpClient:
-        return self._client(
-            RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), RuntimeTokenHttpInterceptor(token)
-        )
 
     def _acquire(self) -> str | None:
         try:
@@ -159,7 +150,7 @@ class Executor:
         """One task: fetch, check, answer, send. What fails ends this task and no other."""
         _remember(self._memory, token)
         self._heart.beat(_LONGEST_ANSWER)
-        client = self._task_client(token)
+        client = _task_client(self._address, token)
         alive = HeartbeatSender(_beat_of(client))
         alive.start()
         context: Context | None = None
@@ -209,32 +200,50 @@ class Executor:
                 cause = SilhouetteError(f"the partner failed with {type(error).__name__}; see its log")
             return _error(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, cause)
 
-    def _answer_for_the_dead(self) -> None:
-        """Answer the message that a former process took and did not live to answer.
 
-        Without this the SuperNode waits for that answer until its task lapses, about a minute, and asks nobody else.
-        """
-        token = _remembered(self._memory)
-        if token is None:
-            return
-        client = self._task_client(token)
-        try:
-            answer = client.PullMessages(PullAppMessagesRequest())
-            if answer.messages_list:
-                message = message_from_proto(answer.messages_list[0])
-                metadata = message.metadata
-                TaskIdentity.task_id = 0
-                TaskIdentity.run_id, TaskIdentity.node_id = metadata.run_id, metadata.dst_node_id
-                context = Context(metadata.run_id, metadata.dst_node_id, {}, RecordDict(), {})
-                lost = SilhouetteError("the partner's agent ended while it worked on this message, and is back")
-                push_message(client, _error(message, ErrorCode.CLIENT_APP_CRASHED, lost), context)
-                push_task_output(client=client, context=None, sub_status=SubStatus.FAILED, details=str(lost))
-                _LOG.warning("a message that an earlier process did not finish is answered with an error")
-        except (httpx.HTTPError, RuntimeError, ValueError) as error:
-            _LOG.info("the task of an earlier process is gone (%s)", type(error).__name__)
-        finally:
-            client.close()
-            self._memory.unlink(missing_ok=True)
+def answer_for_the_dead(address: str, memory: Path) -> None:
+    """Answer the message that a former process took and did not live to answer.
+
+    Without this the SuperNode waits for that answer until its task lapses, about a minute, and asks nobody else. It is
+    called before anything heavy is imported.
+
+    Args:
+        address: Of the SuperNode's own interface, host:port.
+        memory: As the former process had it.
+    """
+    token = _remembered(memory)
+    if token is None:
+        return
+    client = _task_client(address, token)
+    try:
+        answer = client.PullMessages(PullAppMessagesRequest())
+        if answer.messages_list:
+            message = message_from_proto(answer.messages_list[0])
+            metadata = message.metadata
+            TaskIdentity.task_id = 0
+            TaskIdentity.run_id, TaskIdentity.node_id = metadata.run_id, metadata.dst_node_id
+            context = Context(metadata.run_id, metadata.dst_node_id, {}, RecordDict(), {})
+            lost = SilhouetteError("the partner's agent ended while it worked on this message, and is started again")
+            push_message(client, _error(message, ErrorCode.CLIENT_APP_CRASHED, lost), context)
+            push_task_output(client=client, context=None, sub_status=SubStatus.FAILED, details=str(lost))
+            _LOG.warning("a message that an earlier process did not finish is answered with an error")
+    except (httpx.HTTPError, RuntimeError, ValueError) as error:
+        _LOG.info("the task of an earlier process is gone (%s)", type(error).__name__)
+    finally:
+        client.close()
+        memory.unlink(missing_ok=True)
+
+
+def _client(address: str, *interceptors: ProtobufClientInterceptor) -> RuntimeHttpClient:
+    return RuntimeHttpClient.from_server_address(
+        server_address=address, insecure=True, root_certificates=None, interceptors=interceptors
+    )
+
+
+def _task_client(address: str, token: str) -> RuntimeHttpClient:
+    return _client(
+        address, RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), RuntimeTokenHttpInterceptor(token)
+    )
 
 
 def _error(message: Message, code: int, error: SilhouetteError) -> Message:

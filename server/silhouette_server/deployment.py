@@ -90,7 +90,8 @@ class Conductor:
                     if run is not None:
                         self._conduct(run, superlink)
                 except UnavailableError as error:
-                    _LOG.info("%s", error)
+                    # The SuperLink is being started, or the disk is full: it is asked again until it is mended.
+                    _LOG.warning("%s", error)
                     self._enrolled = b""
                     stop.wait(_AGAIN_SECONDS)
                 stop.wait(_LOOK_SECONDS)
@@ -127,6 +128,10 @@ class Conductor:
         except SilhouetteError as error:
             self._store.ended(run, "failed", f"{type(error).__name__}: {error}")
             _LOG.error("run %s failed: %s", run, error)
+        except Exception as error:
+            # Ended here, or the next process would take it up and fail again, and no other run would get its turn.
+            self._store.ended(run, "failed", f"unexpected {type(error).__name__}; the log of serverapp says where")
+            raise
         else:
             self._store.ended(run, "completed", "")
             _LOG.info("run %s is complete", run)

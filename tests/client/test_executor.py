@@ -81,8 +81,7 @@ def test_the_insides_of_flower_that_we_use_are_those_of_the_installed_version() 
     """Another version may work; whoever installs it has to look at both files first, and change the number."""
     installed = importlib.metadata.version("flwr")
     assert installed == executor.FLOWER_VERSION == superlink.FLOWER_VERSION
-    assert TaskType.CLIENT_APP == "flwr-clientapp"
-    assert TaskType.SERVER_APP == "flwr-serverapp"
+    assert (str(TaskType.CLIENT_APP), str(TaskType.SERVER_APP)) == ("flwr-clientapp", "flwr-serverapp")
     assert "supported_task_types" in {field.name for field in AcquireTaskRequest.DESCRIPTOR.fields}
     assert "message_ids" in {field.name for field in PullAppMessagesRequest.DESCRIPTOR.fields}
     for name in ("AcquireTask", "SendTaskHeartbeat", "PullMessages", "PullTaskInput", "PushTaskOutput"):

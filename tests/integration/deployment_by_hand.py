@@ -1,9 +1,10 @@
 """A deployment on this machine by hand: enrols, starts, runs, compares with the simulation, and shows what it took.
 
-    python -m tests.integration.deployment_by_hand --home HOME --plan PLAN --out FOLDER [--compare]
+    python -m tests.integration.deployment_by_hand --home HOME --plan PLAN --out FOLDER [--compare] [--kill]
 
 HOME holds the plan's data set (`silhouette data get`). The plan needs mode "none" for `--compare`: without noise the
-deployment's model is the simulation's. FOLDER is made and left, with all homes, logs and the registry in it.
+deployment's model is the simulation's. With `--kill` each process is killed once, in a round of its own. FOLDER is made
+and left, with all homes, logs and the registry in it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from tests.deployment import Deployment, silhouette
+from tests.deployment import Deployment, silhouette, wait_for
 
 from silhouette_server.coordination.checkpoints import read_checkpoint
 from silhouette_shared.cards.content import unpack_model
@@ -38,6 +40,7 @@ def main() -> int:
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--kill", action="store_true")
     parser.add_argument("--seconds", type=float, default=3600.0)
     given = parser.parse_args()
     done = silhouette("sim", "deal", given.plan, "--out", given.out / "dealt", "--format", "json", home=given.home)
@@ -51,6 +54,8 @@ def main() -> int:
             deployment.await_healthy(who)
         say(f"healthy after {time.monotonic() - started:.0f} s")
         run = deployment.submit(given.plan)
+        if given.kill:
+            kill_each(deployment, run)
         found = deployment.await_run(run, ("completed", "stopped", "failed"), given.seconds)
         memory = {
             (who if who == "coordinator" else "node", one.name): one.memory
@@ -58,13 +63,41 @@ def main() -> int:
             if (status := deployment.status(who)) is not None
             for one in status.services
         }
+    with deployment.registry() as registry:
+        faults = registry.verify()
+    say(f"the registry verifies: {not faults}")
     states = [found.rounds[number].state.value for number in sorted(found.rounds)]
     say(f"{run} {found.state.value} {found.reason}: {states}")
     costs(deployment, run)
     for (side, name), resident in memory.items():
         say(f"  {side:<12}{name:<12}{resident / 1e6:>8.0f} MB")
     equal = not given.compare or same(given.home, given.plan, given.out, deployment, run, len(states))
-    return 0 if found.state.value == "completed" and equal else 1
+    return 0 if found.state.value == "completed" and equal and not faults else 1
+
+
+VICTIMS = (
+    ("coordinator", "superlink"),
+    ("coordinator", "serverapp"),
+    ("coordinator", "gate"),
+    ("partner-0", "connector"),
+    ("partner-1", "agent"),
+    ("partner-2", "supernode"),
+)
+
+
+def kill_each(deployment: Deployment, run: str) -> None:
+    """Kill every kind of process once, and show what becomes of the round in which it was."""
+    for who, service in VICTIMS:
+        wait_for(lambda: bool(deployment.run(run).unfinished), 600, "no round begins")
+        time.sleep(1.0)
+        number = deployment.run(run).last_begun
+        deployment.kill(who, service)
+        killed = time.monotonic()
+        wait_for(lambda number=number: deployment.run(run).last_begun > number, 600, "it does not go on")  # type: ignore[misc]
+        one = deployment.run(run).rounds[number]
+        say(f"  {service:<12}round {number} {one.state.value}, the next begins after {time.monotonic() - killed:.0f} s")
+        if one.reason:
+            say(f"              {one.reason}")
 
 
 def costs(deployment: Deployment, run: str) -> None:
@@ -72,26 +105,28 @@ def costs(deployment: Deployment, run: str) -> None:
     checkpoint = read_checkpoint(deployment.work("coordinator") / "runs" / run / "checkpoint.safetensors")
     if checkpoint is None:
         return
-    steady = [record for record in checkpoint.history if len(record["steps"]) == 3]  # type: ignore[arg-type]
+    history: list[dict[str, Any]] = [dict(record) for record in checkpoint.history]
+    steady = [record for record in history if len(record["steps"]) == 3]
     parts = worked(deployment)
     if not steady:
         return
-    whole = statistics.median(float(record["seconds"]) for record in steady)  # type: ignore[arg-type]
+    whole = statistics.median(float(record["seconds"]) for record in steady)
     say(f"steady round, median of {len(steady)}: {whole:.1f} s")
     total = 0.0
     for index in range(3):
-        steps = [record["steps"][index] for record in steady]  # type: ignore[index]
-        seconds = statistics.median(step["seconds"] for step in steps)  # type: ignore[index]
-        sent, received = (statistics.median(step[way] for step in steps) for way in ("sent", "received"))  # type: ignore[index]
-        name = steps[0]["step"]  # type: ignore[index]
+        steps = [record["steps"][index] for record in steady]
+        seconds, sent, received = (
+            statistics.median(float(step[what]) for step in steps) for what in ("seconds", "sent", "received")
+        )
+        name, partners = str(steps[0]["step"]), len(deployment.people)
         total += seconds
         own = parts[name]
         say(
-            f"  {name:<8}{seconds:>6.2f} s   {sent / 3e6:>6.2f} MB down, {received / 3e6:>6.2f} MB up a partner;  "
-            f"in the agent: fetching {own[0]:.2f}, working {own[1]:.2f}, handing over {own[2]:.2f}; the rest is the way "
-            "there and back, and polling"
+            f"  {name:<8}{seconds:>6.2f} s   a partner: {sent / partners / 1e6:.2f} MB down, "
+            f"{received / partners / 1e6:.2f} MB up;  in the agent: fetching {own[0]:.2f}, working {own[1]:.2f}, "
+            f"handing over {own[2]:.2f} s; the rest is the way there and back, and polling"
         )
-    say(f"  {'summing':<8}{whole - total:>6.2f} s   the sum, the model, checkpoint and registry")
+    say(f"  {'the rest':<8}{whole - total:>6.2f} s   the sum, the model, checkpoint and registry")
 
 
 def worked(deployment: Deployment) -> dict[str, tuple[float, float, float]]:

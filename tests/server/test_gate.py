@@ -9,10 +9,11 @@ import ssl
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.deployed import Homes, enrol, free_ports
@@ -95,10 +96,10 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Homes:
     return enrol(tmp_path_factory.mktemp("homes"), {"north": 30, "south": 20, "west": 10})
 
 
-def serve(coroutine: Callable[[], object]) -> Callable[[], None]:
+def serve(coroutine: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     """Run a listener in a thread; returns what ends it."""
     loop = asyncio.new_event_loop()
-    task = loop.create_task(coroutine())  # type: ignore[arg-type]
+    task = loop.create_task(coroutine())
 
     def run() -> None:
         try:

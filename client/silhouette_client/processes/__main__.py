@@ -49,10 +49,15 @@ def _connector(home: Path) -> None:
 def _agent(home: Path) -> None:
     heart = Heart.from_environment()
     heart.beat(_START_PATIENCE)
+    from silhouette_client.executor import Executor, answer_for_the_dead
+    from silhouette_client.hardening import protect_process
+
+    protect_process()
+    places = places_of(NodeHome.of(home))
+    address = f"127.0.0.1:{places.supernode}"
+    answer_for_the_dead(address, places.task)
     from prometheus_client import CollectorRegistry
 
-    from silhouette_client.executor import Executor
-    from silhouette_client.hardening import protect_process
     from silhouette_client.numbers import CountedNode, LedgerCollector, told
     from silhouette_client.offers import Node, node_app
     from silhouette_shared.allocator import keep_freed_memory
@@ -60,19 +65,16 @@ def _agent(home: Path) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    protect_process()
     keep_freed_memory()
-    places = places_of(NodeHome.of(home))
     with closing(Node.open(home)) as node, ExitStack() as serving:
         numbers = CollectorRegistry(auto_describe=False)
-        counted = CountedNode(node, numbers)
         numbers.register(LedgerCollector(node.ledger))
         if places.metrics is not None:
             serving.enter_context(told(numbers, places.metrics))
         Executor(
-            f"127.0.0.1:{places.supernode}",
+            address,
             places.secret.read_bytes(),
-            node_app(counted),
+            node_app(CountedNode(node, numbers)),
             memory=places.task,
             heart=heart,
         ).serve(stop)

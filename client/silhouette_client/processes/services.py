@@ -17,7 +17,7 @@ from silhouette_client.connector import Gateway
 from silhouette_client.enrolment.home import NodeHome
 from silhouette_shared.enrolment.certificates import check_dates
 from silhouette_shared.randomness import SecureSource
-from silhouette_shared.supervision import Port, Service
+from silhouette_shared.supervision import OUR_EXITS, Port, Service
 from silhouette_shared.supervision.probes import answers
 from silhouette_shared.supervision.settings import SETTINGS, as_port, read_settings
 
@@ -133,6 +133,7 @@ def services_of(home: Path, places: Places, supernode_key: Path) -> list[Service
             environment=FLOWER_ENVIRONMENT,
             ports=(Port("127.0.0.1", places.connector, f"`connector_port` {settings}"),),
             beats=True,
+            exits=OUR_EXITS,
         ),
         Service(
             name="agent",
@@ -140,6 +141,7 @@ def services_of(home: Path, places: Places, supernode_key: Path) -> list[Service
             environment=FLOWER_ENVIRONMENT,
             ports=() if places.metrics is None else (Port("127.0.0.1", places.metrics, f"`metrics_port` {settings}"),),
             beats=True,
+            exits=OUR_EXITS,
         ),
         Service(
             name="supernode",

@@ -12,7 +12,7 @@ from silhouette_server.superlink import Door
 from silhouette_shared.enrolment.certificates import check_dates
 from silhouette_shared.errors import UsageError
 from silhouette_shared.randomness import SecureSource
-from silhouette_shared.supervision import Port, Service
+from silhouette_shared.supervision import OUR_EXITS, Port, Service
 from silhouette_shared.supervision.probes import answers
 from silhouette_shared.supervision.settings import SETTINGS, as_port, read_settings
 
@@ -119,12 +119,14 @@ def services_of(home: Path, places: Places) -> list[Service]:
             environment=FLOWER_ENVIRONMENT,
             ports=(Port(places.listen, places.port, f"`port` of [gate] in {folder / 'config.toml'}"),),
             beats=True,
+            exits=OUR_EXITS,
         ),
         Service(
             name="serverapp",
             command=(*_ours("serverapp"), "--home", str(home)),
             environment=FLOWER_ENVIRONMENT,
             beats=True,
+            exits=OUR_EXITS,
         ),
     ]
 

@@ -2,11 +2,12 @@
 
 from silhouette_shared.supervision.heartbeat import Heart
 from silhouette_shared.supervision.logs import log_to_standard_error
-from silhouette_shared.supervision.service import Port, Service
+from silhouette_shared.supervision.service import OUR_EXITS, Port, Service
 from silhouette_shared.supervision.status import ServiceStatus, Status, read_status
 from silhouette_shared.supervision.supervisor import Supervisor, stop_on_signals
 
 __all__ = [
+    "OUR_EXITS",
     "Heart",
     "Port",
     "Service",

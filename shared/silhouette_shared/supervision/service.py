@@ -8,6 +8,16 @@ LONGEST_PAUSE = 30.0
 STEADY_AFTER = 30.0
 
 
+OUR_EXITS: Mapping[int, str] = {
+    1: "unexpected, its log says where",
+    2: "something is missing or wrong, its log says what",
+    3: "refused, its log says why",
+    4: "something it needs is not available, its log says what",
+    5: "something is damaged, its log says what",
+}
+"""What our own programs end with."""
+
+
 @dataclass(frozen=True)
 class Port:
     """A TCP port that a service listens on."""
