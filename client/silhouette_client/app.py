@@ -128,7 +128,7 @@ def _only_our_words() -> Iterator[None]:
         yield
     except SilhouetteError as error:
         _LOG.warning("a message was refused: %s", error)
-        raise
+        raise error from None  # Flower tells the coordinator the cause, if there is one, and that says less
     except Exception as error:  # noqa: BLE001 - whatever it is, its text stays here
         _LOG.exception("the answer to a message failed")
         raise SilhouetteError(

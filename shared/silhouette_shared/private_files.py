@@ -82,8 +82,8 @@ def read_private(path: Path, size: int | None = None) -> bytes:
         raise UsageError(f"{path}: expected a key, found none; put it back, or make this home anew") from None
     except OSError as error:
         raise UsageError(f"{path}: expected a key that can be read, got {error.strerror}") from None
-    with os.fdopen(file, "rb") as opened:
-        mode = os.fstat(opened.fileno()).st_mode
+    try:
+        mode = os.fstat(file).st_mode
         if not stat.S_ISREG(mode):
             raise UsageError(f"{path}: expected a file, got something else; put the key there")
         if mode & 0o077:
@@ -91,7 +91,10 @@ def read_private(path: Path, size: int | None = None) -> bytes:
                 f"{path}: expected a key for its owner alone (mode 600), got mode {stat.S_IMODE(mode):o}; "
                 f"chmod 600 {path}, and find out who read it"
             )
-        data = opened.read()
+        with os.fdopen(file, "rb", closefd=False) as opened:
+            data = opened.read()
+    finally:
+        os.close(file)
     if size is not None and len(data) != size:
         raise IntegrityError(
             f"{path}: expected a key of {size} bytes, got {len(data)}; put it back from where it is kept"

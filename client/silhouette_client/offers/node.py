@@ -25,11 +25,12 @@ from silhouette_client.node_folder import DEVICE_VARIABLE
 from silhouette_client.offers.acceptance import Accepted, Surroundings, accept_offer, open_run
 from silhouette_client.offers.people import PeopleSource, TablesOnDisk
 from silhouette_client.offers.run_folder import sweep
+from silhouette_client.offers.sizes import warm_up
 from silhouette_client.policy.ledger_store import LEDGER_NAME, Ledger
 from silhouette_client.policy.participation import Standing, consider_round
 from silhouette_client.policy.terms import read_policy
 from silhouette_client.policy.witness import FileWitness, Witness
-from silhouette_shared.enrolment.certificates import check_dates
+from silhouette_shared.enrolment.certificates import State, check_dates
 from silhouette_shared.enrolment.offers import is_run
 from silhouette_shared.enrolment.refusals import CodedRefusalError, code_of
 from silhouette_shared.errors import SilhouetteError
@@ -138,9 +139,12 @@ class Node:
             it.
         """
         found = NodeHome.of(home)
-        check_dates(found.certificate(), clock(), str(found.certificate_path), "ask the coordinator for a new kit")
+        remedy = "ask the coordinator for a new kit"
+        if check_dates(found.certificate(), clock(), str(found.certificate_path), remedy) is State.soon:
+            _LOG.warning("%s expires soon: %s", found.certificate_path, remedy)
         check_own_place(found, found.roster().member(found.name))
         policy = read_policy(found.policy_path)
+        warm_up()
         make_folder(found.runs)
         sweep(found.runs)
         if witness is None:

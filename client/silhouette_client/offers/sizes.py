@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from silhouette_shared.config import Plan
+from silhouette_shared.config import Model, Plan
 from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
 from silhouette_shared.model.pairs import pair_count
 from silhouette_shared.model.vector import Layout
+from silhouette_shared.privacy.accounting import epsilon
+from silhouette_shared.privacy.mechanism import SampledGaussian
 
 
 def least_parameters(plan: Plan, items: int) -> int:
@@ -44,3 +46,10 @@ def largest_vector(plan: Plan, vocabulary: Vocabulary) -> int:
     if vocabulary.prior is None:
         return model
     return max(model, pair_count(min(plan.statistics.active_items, vocabulary.items)))
+
+
+def warm_up() -> None:
+    """Load what the first offer would have to wait for: an answer has seconds, and loading these takes as long."""
+    plan = Plan(name="warm-up", model=Model(width=2, blocks=1, heads=1))
+    largest_vector(plan, Vocabulary(categories=torch.empty(2, 1), content=torch.empty(2, 1), attributes=()))
+    epsilon(SampledGaussian(noise_multiplier=4.0, sampling_rate=0.5, steps=2, clip_norm=1.0), 1e-5)

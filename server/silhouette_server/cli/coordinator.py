@@ -255,10 +255,7 @@ def start_command(home: HomeOption = None) -> None:
 def _office(home: Path | None) -> Office:
     from silhouette_server.enrolment.office import Office
 
-    office = Office.of(silhouette_home(home))
-    if office.finish_rotation():
-        console.print("a change of the signing key that was interrupted is finished")
-    return office
+    return Office.of(silhouette_home(home))
 
 
 def _confirm(question: str, yes: bool) -> None:

@@ -12,6 +12,7 @@ replaced file, so whoever reads it sees the old or the new one.
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ from silhouette_shared.private_files import (
 from silhouette_shared.randomness import SecureSource
 from silhouette_shared.secagg.keys import KEY_BYTES, Identity
 
+_LOG = logging.getLogger(__name__)
+
 INTERNAL_NAMES = ("localhost", "127.0.0.1")
 DEFAULT_PORT = 9443
 _AGAIN = "run `silhouette coordinator init` first"
@@ -98,8 +101,11 @@ class Office:
 
     @classmethod
     def of(cls, home: Path) -> Office:
-        """The office in a home."""
-        return cls(home / "coordinator")
+        """The office in a home; a change of its signing key that a kill interrupted is finished."""
+        office = cls(home / "coordinator")
+        if office.finish_rotation():
+            _LOG.warning("a change of the signing key that was interrupted is finished")
+        return office
 
     def init(self, consortium: str, hosts: Sequence[str], port: int = DEFAULT_PORT) -> str:
         """Make the authority, the certificates, the signing key and an empty roster.

@@ -163,7 +163,8 @@ def test_two_rosters_of_one_number_are_noticed() -> None:
 
 
 def test_a_roster_of_another_authority_or_consortium_is_refused() -> None:
-    for changes in ({"authority": "b" * 64}, {"consortium": "other"}):
+    strange: tuple[dict[str, Any], ...] = ({"authority": "b" * 64}, {"consortium": "other"})
+    for changes in strange:
         with pytest.raises(OtherAuthorityError):
             check_newer(roster(3).encode(KEYS[0]), roster(4, **changes).encode(KEYS[0]), KEYS[0].public)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silhouette_shared.enrolment.refusals import (
@@ -28,13 +28,14 @@ from silhouette_shared.secagg.keys import Identity
 
 IDENTITY, OTHER = Identity(bytes(32)), Identity(bytes([1]) * 32)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
 )
 
 
-@given(st.dictionaries(st.text(), JSON, max_size=5))
+@settings(max_examples=50)
+@given(st.dictionaries(st.text(max_size=6), JSON, max_size=4))
 def test_what_was_encoded_is_read_back_and_has_one_encoding(content: dict[str, object]) -> None:
     data = canonical(content)
     assert parse(data, "it") == content
