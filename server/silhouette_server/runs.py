@@ -22,6 +22,7 @@ from silhouette_server.coordination.roster import Introduction
 from silhouette_server.coordination.secure import Desk
 from silhouette_server.enrolment.office import Office
 from silhouette_server.processes.holders import supernode_pem
+from silhouette_shared.cards import unpack_model
 from silhouette_shared.catalogue import Catalogue
 from silhouette_shared.config import Plan
 from silhouette_shared.enrolment.documents import Roster
@@ -41,6 +42,9 @@ SEED_PATH = ("training", "federated")
 """As the federated row of a simulation draws, so that a run without noise gives the same model."""
 
 PUBLIC_FILE = "public.safetensors"
+
+START_FILE = "start.safetensors"
+"""The model that the run starts from; missing where it starts afresh."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,12 @@ def read_public_catalogue(path: Path) -> PublicCatalogue:
 
 
 def prepare_run(
-    office: Office, plan: Plan, public: PublicCatalogue, runs: Path, partners: Sequence[str] | None = None
+    office: Office,
+    plan: Plan,
+    public: PublicCatalogue,
+    runs: Path,
+    partners: Sequence[str] | None = None,
+    start: bytes | None = None,
 ) -> Prepared:
     """Make a run's folder and its signed offer.
 
@@ -121,9 +130,11 @@ def prepare_run(
         public: The catalogue that all partners share.
         runs: Folder of all runs.
         partners: Who is to take part; None: every active member.
+        start: Bytes of the model to start from; None starts afresh. What its statistics told is not taken over.
 
     Raises:
         UsageError: If the plan is for another number of partners, or has no secure aggregation.
+        OtherModelError: If the model to start from is of another shape than the plan's.
         NotAMemberError, RevokedError: If a partner is not an active member.
     """
     roster_bytes, roster = office.roster_bytes(), office.roster()
@@ -151,6 +162,7 @@ def prepare_run(
     )
     encoder = _encoder(agreement)
     layout = Layout.of(encoder)
+    begins = read_vector(encoder, layout) if start is None else unpack_model(start, layout)[: layout.size]
     run = _free_name(runs, f"{plan.name[:40]}-{plan.digest[:8]}")
     offer = offer_of(
         plan,
@@ -161,7 +173,7 @@ def prepare_run(
         people=people,
         budget=budget,
         seed_path=SEED_PATH,
-        start_model=model_digest(read_vector(encoder, layout).numpy()),
+        start_model=model_digest(begins.numpy()),
         issued=int(time.time()),
     ).encode(office.identity())
     folder = runs / run
@@ -169,6 +181,8 @@ def prepare_run(
     write_agreement(folder, agreement)
     write_public_catalogue(folder / PUBLIC_FILE, public)
     write_new(folder / "roster.json", roster_bytes, PUBLIC)
+    if start is not None:
+        write_new(folder / START_FILE, start, PUBLIC)
     write_new(folder / "offer.json", offer, PUBLIC)  # last: with it the run is whole
     return Prepared(run=run, plan=plan, offer=offer, folder=folder, layout=layout)
 
@@ -199,6 +213,9 @@ def open_run(office: Office, folder: Path) -> Job:
         raise IntegrityError(f"{folder}: expected a run with secure aggregation, got one without; submit it again")
     encoder = _encoder(agreement)
     layout = Layout.of(encoder)
+    initial = read_vector(encoder, layout)
+    if (folder / START_FILE).exists():
+        initial = unpack_model(_read(folder / START_FILE), layout)[: layout.size]
     desk = Desk(office.identity(), agreement.pins, folder / "secure")
     largest = max(agreement.declared_people.values())
     return Job(
@@ -208,7 +225,7 @@ def open_run(office: Office, folder: Path) -> Job:
         schedule=plan.training if budget is None else plan.privacy,
         replies=plan.replies,
         partners=len(agreement.partners),
-        initial=read_vector(encoder, layout),
+        initial=initial,
         counting=counting_of(plan, agreement.vocabulary, budget),
         secure=secure_job(plan, agreement.vocabulary, budget, layout.size, desk, largest),
         training=None if budget is None else budget.training,

@@ -197,6 +197,28 @@ def check_command(home: HomeOption = None, output: FormatOption = Format.text) -
         raise typer.Exit(worst)
 
 
+@node.command("take")
+def take_command(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="As `silhouette model export promoted` wrote it."),
+    ],
+    home: HomeOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Take the promoted model, if the coordinator signed all of it and no later one was taken here.
+
+    Ends with exit code 3 if an older one is shown, 5 if anything was changed.
+    """
+    from silhouette_client.promoted import take_promoted
+
+    found = take_promoted(_home(home), folder)
+    if output is Format.json:
+        emit({"model": found.card.reference, "number": found.alias.number, "sha256": found.card.model})
+    else:
+        typer.echo(f"{found.card.reference} is the model of this node now (number {found.alias.number})")
+
+
 def _home(home: Path | None) -> NodeHome:
     from silhouette_client.enrolment.home import NodeHome
 

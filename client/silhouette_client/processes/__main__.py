@@ -68,14 +68,13 @@ def _agent(home: Path) -> None:
     keep_freed_memory()
     with closing(Node.open(home)) as node, ExitStack() as serving:
         numbers = CollectorRegistry(auto_describe=False)
-        counted = CountedNode(node, numbers)
         numbers.register(LedgerCollector(node.ledger))
         if places.metrics is not None:
             serving.enter_context(told(numbers, places.metrics))
         Executor(
             address,
             places.secret.read_bytes(),
-            node_app(counted),
+            node_app(CountedNode(node, numbers)),
             memory=places.task,
             heart=heart,
         ).serve(stop)

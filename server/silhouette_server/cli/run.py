@@ -36,6 +36,9 @@ def submit_command(
         list[str] | None,
         typer.Option("--partner", help="Who takes part; may be repeated. Default: every active member."),
     ] = None,
+    start: Annotated[
+        str, typer.Option("--start", help="The model to start from: promoted or RUN:ROUND. Default: a fresh one.")
+    ] = "",
     home: HomeOption = None,
     output: FormatOption = Format.text,
 ) -> None:
@@ -53,7 +56,9 @@ def submit_command(
     office = Office.of(silhouette_home(home))
     read = read_plan(plan)
     with _registry(home, write=True) as registry:
-        prepared = prepare_run(office, read, read_public_catalogue(catalogue), office.folder / "runs", partner)
+        public, runs = read_public_catalogue(catalogue), office.folder / "runs"
+        begins = registry.start_of(start, read).read() if start else None
+        prepared = prepare_run(office, read, public, runs, partner, begins)
         offer = prepared.read_offer(office)
         registry.submit(
             read,
@@ -63,6 +68,7 @@ def submit_command(
                 catalogue=offer.catalogue,
                 roster=offer.roster_version,
                 partners=offer.people,
+                start=start,
             ),
         )
     if read_status(office.folder / "processes") is None:

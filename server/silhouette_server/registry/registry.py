@@ -172,7 +172,7 @@ class Registry:
             UsageError: If one of the two, that model and this plan, is private and the other is not.
         """
         asked = Submission() if submission is None else submission
-        parent = self._parent(asked.start, plan) if asked.start else None
+        parent = self.start_of(asked.start, plan) if asked.start else None
         name = asked.name
 
         def make(contents: Contents) -> Submitted:
@@ -187,10 +187,35 @@ class Registry:
                 catalogue=asked.catalogue,
                 roster=asked.roster,
                 partners=dict(asked.partners or {}),
-                parent=parent,
+                parent=None
+                if parent is None
+                else Parent(
+                    run=parent.card.run,
+                    round=parent.card.round,
+                    card=card_digest(parent.signed_card),
+                    model=parent.card.model,
+                ),
             )
 
         return self._journal.append(make).run(name)
+
+    def start_of(self, reference: str, plan: Plan) -> Model:
+        """The model that a run of this plan may start from, its bytes checked.
+
+        Raises:
+            UnknownError: If there is none of this name.
+            IntegrityError: If it is damaged.
+            UsageError: If one of the two, that model and this plan, is private and the other is not.
+        """
+        model = self.model(reference)
+        model.read()
+        if (model.card.spent is None) != (plan.privacy.mode == "none"):
+            kinds = ("without", "with") if model.card.spent is None else ("with", "without")
+            raise UsageError(
+                f"{reference}: expected a plan {kinds[0]} privacy after a model made {kinds[0]}, got one {kinds[1]}; "
+                "what it cost could not be said: start a fresh model"
+            )
+        return model
 
     def runs(self) -> tuple[RunView, ...]:
         """All runs, the oldest first."""
@@ -533,18 +558,6 @@ class Registry:
         if self._identity is None:
             raise RefusedError("expected the coordinator's signing key to change a registry, got none; open it with it")
         return self._identity
-
-    def _parent(self, reference: str, plan: Plan) -> Parent:
-        model = self.model(reference)
-        model.read()
-        card = model.card
-        if (card.spent is None) != (plan.privacy.mode == "none"):
-            kinds = ("without", "with") if card.spent is None else ("with", "without")
-            raise UsageError(
-                f"{reference}: expected a plan {kinds[0]} privacy after a model made {kinds[0]}, got one {kinds[1]}; "
-                "what it cost could not be said: start a fresh model"
-            )
-        return Parent(run=card.run, round=card.round, card=card_digest(model.signed_card), model=card.model)
 
     def _spent(self, run: RunView, plan: Plan, releases: Sequence[Release] | None, parameters: int) -> Spent | None:
         privacy = plan.privacy

@@ -86,8 +86,10 @@ def committed(registry: Registry, run: str, number: int, evaluation: Evaluation 
     )
 
 
-def measured(overall: float, worst: float | None, noise: float = 0.0, **beside: Quality) -> Evaluation:
-    return Evaluation(metric="ndcg@10", quality=quality(overall, worst, noise), beside=dict(beside))
+def measured(
+    overall: float, worst: float | None, noise: float = 0.0, beside: dict[str, Quality] | None = None
+) -> Evaluation:
+    return Evaluation(metric="ndcg@10", quality=quality(overall, worst, noise), beside=beside or {})
 
 
 def quality(overall: float, worst: float | None, noise: float = 0.0) -> Quality:

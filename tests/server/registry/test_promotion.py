@@ -78,7 +78,7 @@ def test_noise_that_could_hide_a_worse_model_refuses_and_says_so() -> None:
 
 def test_figures_of_one_evaluation_go_before_those_of_two() -> None:
     old = replace(OLD, evaluation=measured(0.300, 0.300))  # measured on other people, a month ago
-    beside = replace(NEW, evaluation=measured(0.100, 0.080, **{OLD.model: quality(0.101, 0.079)}))
+    beside = replace(NEW, evaluation=measured(0.100, 0.080, beside={OLD.model: quality(0.101, 0.079)}))
     assert compare(beside, old, MARGIN).differences[0].value == pytest.approx(-0.001)
     with pytest.raises(NotBetterError):
         compare(replace(NEW, evaluation=measured(0.100, 0.080)), old, MARGIN)

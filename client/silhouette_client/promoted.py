@@ -1,0 +1,107 @@
+"""The promoted model at a node: taken only with its signed alias and card, and never an older one again.
+
+<home>/node/model/  alias.json              the last alias that was accepted; what a later one is held against
+                    <number>/               model.safetensors and card.json of that alias
+
+The alias is replaced last, so that a kill leaves the model before or the new one, whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from silhouette_client.enrolment.home import NodeHome
+from silhouette_shared.cards import Accepted, Alias, accept_alias, accept_promoted, check_privacy
+from silhouette_shared.enrolment.documents import Succession
+from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
+from silhouette_shared.files import write_atomically
+
+ALIAS, CARD, MODEL = "alias.json", "card.json", "model.safetensors"
+
+
+def signing_keys(home: NodeHome) -> tuple[bytes, ...]:
+    """The coordinator's keys as the pinned roster tells them, the newest last."""
+    roster = home.roster()
+    followed = (Succession.decode(one.encode("utf-8")) for one in roster.successions)
+    return (*(bytes.fromhex(one.previous) for one in followed), bytes.fromhex(roster.signer))
+
+
+def take_promoted(home: NodeHome, folder: Path) -> Accepted:
+    """Take the promoted model from a folder that the coordinator exported.
+
+    Args:
+        home: An installed node.
+        folder: With alias, card and model.
+
+    Raises:
+        UsageError: If a file is missing: a model that is not promoted has no alias.
+        ForgedDocumentError, MalformedError, OtherModelError: If anything is not as the coordinator signed it.
+        OlderAliasError, TwoAliasesError: If another alias was accepted here since.
+        IntegrityError: If the card's epsilon does not follow from its releases.
+        UnavailableError: If it cannot be written; the model before stays.
+    """
+    known = _known(home)
+    found = accept_promoted(
+        _read(folder / ALIAS), _read(folder / CARD), _read(folder / MODEL), signing_keys(home), known
+    )
+    check_privacy(found.card)
+    place = _folder(home)
+    kept = place / str(found.alias.number)
+    try:
+        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(kept / MODEL, found.model, mode=0o600)
+        write_atomically(kept / CARD, _read(folder / CARD), mode=0o600)
+        write_atomically(place / ALIAS, _read(folder / ALIAS), mode=0o600)
+    except OSError as error:
+        raise UnavailableError(
+            f"{place}: cannot be written: {error.strerror or error}; the model before stays: mend that and take it "
+            "again"
+        ) from error
+    for other in place.iterdir():
+        if other.is_dir() and other.name != kept.name:
+            shutil.rmtree(other)
+    return found
+
+
+def held_model(home: NodeHome) -> Accepted | None:
+    """The promoted model that this node holds, checked again; None if it never took one.
+
+    Raises:
+        IntegrityError: If it is damaged.
+    """
+    alias = _known(home)
+    if alias is None:
+        return None
+    keys = signing_keys(home)
+    kept = _folder(home) / str(_number(alias, keys))
+    try:
+        return accept_promoted(alias, (kept / CARD).read_bytes(), (kept / MODEL).read_bytes(), keys)
+    except OSError as error:
+        raise IntegrityError(
+            f"{kept}: expected the promoted model, got {error.strerror or error}; take it from the coordinator again"
+        ) from None
+
+
+def _number(alias: bytes, keys: tuple[bytes, ...]) -> int:
+    found: Alias = accept_alias(alias, keys, None)
+    return found.number
+
+
+def _folder(home: NodeHome) -> Path:
+    return home.folder / "model"
+
+
+def _known(home: NodeHome) -> bytes | None:
+    path = _folder(home) / ALIAS
+    return path.read_bytes() if path.exists() else None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"{path}: expected a file of the promoted model, got {error.strerror or error}; ask the coordinator for "
+            "`silhouette model export promoted`"
+        ) from None
