@@ -124,13 +124,14 @@ class Executor:
     def serve(self, stop: threading.Event) -> None:
         """Answer messages until `stop`."""
         answer_for_the_dead(self._address, self._memory)
+        token: str | None = None
         while not stop.is_set():
             self._heart.beat()
-            token = self._acquire()
+            token = token or self._acquire()
             if token is None:
                 stop.wait(_AWAY_SECONDS if self._away else POLL_SECONDS)
                 continue
-            self._work(token)
+            token = self._work(token)
         self._acquirer.close()
 
     def _acquire(self) -> str | None:
@@ -146,10 +147,13 @@ class Executor:
         self._away = False
         return str(answer.token) if answer.HasField("task") and answer.token else None
 
-    def _work(self, token: str) -> None:
-        """One task: fetch, check, answer, send. What fails ends this task and no other."""
+    def _work(self, token: str) -> str | None:
+        """One task: fetch, check, answer, send. What fails ends this task and no other.
+
+        Returns:
+            The task to go on with, if this one turned out to be dead; else None.
+        """
         _remember(self._memory, token)
-        self._heart.beat(_LONGEST_ANSWER)
         client = _task_client(self._address, token)
         alive = HeartbeatSender(_beat_of(client))
         alive.start()
@@ -157,8 +161,13 @@ class Executor:
         status, details = SubStatus.FAILED, "the task could not be fetched"
         started = time.monotonic()
         try:
-            message, context, _, fab = pull_task_input(client)
+            fetch = _Fetch(client)
+            if (newer := self._await(fetch)) is not None:
+                _LOG.warning("a message whose run has ended is given up")
+                return newer
+            message, context, fab = fetch.result()
             fetched = time.monotonic()
+            self._heart.beat(_LONGEST_ANSWER)
             reply = self._reply(message, context, fab)
             if not reply.has_error():
                 status, details = SubStatus.COMPLETED, ""
@@ -179,6 +188,19 @@ class Executor:
             alive.stop()
             client.close()
             self._memory.unlink(missing_ok=True)
+        return None
+
+    def _await(self, fetch: "_Fetch") -> str | None:
+        """Wait for a message, or for a newer task.
+
+        A SuperNode that hears in the middle of a message that its run has ended leaves the task as it is, and the rest
+        of the message never comes. It has one message at a time, so another task means that this one is dead.
+        """
+        while not fetch.done.wait(POLL_SECONDS):
+            self._heart.beat()
+            if (newer := self._acquire()) is not None:
+                return newer
+        return None
 
     def _reply(self, message: Message, context: Context, fab: Fab) -> Message:
         """The app's answer, or an error in our words."""
@@ -199,6 +221,33 @@ class Executor:
                 _LOG.exception("the answer to %s failed", message.metadata.message_type)
                 cause = SilhouetteError(f"the partner failed with {type(error).__name__}; see its log")
             return _error(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, cause)
+
+
+class _Fetch:
+    """A task's message on its way, in a thread: Flower's function waits for every part of it, for two hours."""
+
+    def __init__(self, client: RuntimeHttpClient) -> None:
+        self.done = threading.Event()
+        self._found: tuple[Message, Context, Fab] | None = None
+        self._failure: Exception | None = None
+        threading.Thread(target=self._run, args=(client,), daemon=True, name="fetch").start()
+
+    def _run(self, client: RuntimeHttpClient) -> None:
+        try:
+            message, context, _, fab = pull_task_input(client)
+            self._found = message, context, fab
+        except Exception as error:  # noqa: BLE001 - raised again where the result is asked for
+            self._failure = error
+        finally:
+            self.done.set()
+
+    def result(self) -> tuple[Message, Context, Fab]:
+        """The message with its context and bundle, once it is done; what the fetching raised otherwise."""
+        if self._failure is not None:
+            raise self._failure
+        if self._found is None:
+            raise RuntimeError("expected a message that was fetched, got none yet")
+        return self._found
 
 
 def answer_for_the_dead(address: str, memory: Path) -> None:

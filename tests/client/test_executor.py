@@ -6,16 +6,19 @@ import hashlib
 import importlib.metadata
 import inspect
 import io
+import threading
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
+from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullAppMessagesRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.runtime import run_clientapp
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,3 +119,89 @@ def test_a_supernode_that_does_not_answer_is_asked_again(tmp_path: Path) -> None
     made = executor.Executor("127.0.0.1:1", b"secret", app, memory=tmp_path / "task.json")
     assert made._acquire() is None
     assert made._away
+
+
+def test_a_message_whose_run_has_ended_is_given_up_for_the_next_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a SuperNode leaves it when the coordinator's ServerApp dies while a message is on its way."""
+    dead, alive = threading.Event(), packed({"pyproject.toml": b""})
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+    message = Message(RecordDict(), 2, "query.hello")
+    message.metadata.__dict__["_message_id"] = "1"
+    context = Context(1, 2, {}, RecordDict(), {})
+    told: list[tuple[str, str]] = []
+
+    class Client:
+        def __init__(self, address: str, token: str) -> None:
+            self.token = token
+
+        def close(self) -> None:
+            told.append((self.token, "closed"))
+
+    def pull(client: Client) -> tuple[Message, Context, None, Fab]:
+        if client.token == "dead":
+            dead.wait(20)
+        return message, context, None, Fab(alive.announced, alive.content, {})
+
+    monkeypatch.setattr(executor, "_task_client", Client)
+    monkeypatch.setattr(executor, "pull_task_input", pull)
+    monkeypatch.setattr(executor, "_beat_of", lambda client: lambda: True)
+    monkeypatch.setattr(
+        executor, "push_message", lambda client, reply, context: told.append((client.token, "answered"))
+    )
+    monkeypatch.setattr(
+        executor,
+        "push_task_output",
+        lambda client, context, sub_status, details: told.append((client.token, str(sub_status))),
+    )
+    stop, tokens = threading.Event(), iter(["dead", None, "alive"])
+
+    def app(asked: Message, given: Context) -> Message:
+        stop.set()
+        return Message(RecordDict(), reply_to=asked)
+
+    made = executor.Executor("127.0.0.1:1", b"secret", app, memory=tmp_path / "task.json")
+    monkeypatch.setattr(made, "_acquire", lambda: next(tokens, None))
+    made.serve(stop)
+    dead.set()
+    assert told == [
+        ("dead", str(SubStatus.FAILED)),
+        ("dead", "closed"),
+        ("alive", "answered"),
+        ("alive", str(SubStatus.COMPLETED)),
+        ("alive", "closed"),
+    ]
+    assert not (tmp_path / "task.json").exists()
+
+
+def test_a_refused_bundle_is_answered_with_the_reason_and_the_app_is_not_called(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def app(asked: Message, given: Context) -> Message:
+        raise AssertionError("not called")
+
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+    message = Message(RecordDict(), 2, "query.hello")
+    message.metadata.__dict__["_message_id"] = "1"
+    made = executor.Executor("127.0.0.1:1", b"secret", app, memory=tmp_path / "task.json")
+    bad = packed({"pyproject.toml": b"", "silhouette_client/app.py": b"import os"})
+    context = Context(1, 2, {}, RecordDict(), {})
+    for _ in range(2):
+        reply = made._reply(message, context, Fab(bad.announced, bad.content, {}))
+        assert reply.error.code == ErrorCode.INVALID_FAB
+        assert reply.error.reason.startswith("RefusedBundleError: expected a bundle without code")
+    assert caplog.text.count("refused a bundle") == 1  # said once for each bundle
+
+
+def test_the_text_of_an_unforeseen_error_stays_at_the_partner(tmp_path: Path) -> None:
+    def app(asked: Message, given: Context) -> Message:
+        raise ValueError("user 17 bought a hat")
+
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+    message = Message(RecordDict(), 2, "query.hello")
+    message.metadata.__dict__["_message_id"] = "1"
+    good = packed({"pyproject.toml": b""})
+    made = executor.Executor("127.0.0.1:1", b"secret", app, memory=tmp_path / "task.json")
+    reply = made._reply(message, Context(1, 2, {}, RecordDict(), {}), Fab(good.announced, good.content, {}))
+    assert reply.error.reason == "SilhouetteError: the partner failed with ValueError; see its log"
