@@ -10,10 +10,10 @@ from functools import lru_cache
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from silhouette_server.dashboard.numbers import RegistryCollector, exposition
 from silhouette_server.dashboard.pictures import pictures
