@@ -138,8 +138,11 @@ def test_the_command_and_its_nouns_are_declared_as_entry_points() -> None:
         "audit": "silhouette_client.cli:audit",
         "budget": "silhouette_client.cli:budget",
         "data": "silhouette_simulations.cli:data",
+        "profile": "silhouette_client.cli:profile",
         "plan": "silhouette_shared.plan_commands:plan",
+        "recommend": "silhouette_client.cli:recommend",
         "sim": "silhouette_simulations.cli:sim",
+        "subject": "silhouette_client.cli:subject",
     }
 
 
