@@ -1,4 +1,4 @@
-"""The door to a node's profiles: whatever is read or written of a person goes through here, and into the audit log first.
+"""The door to a node's profiles: what is read or written of a person goes through here, and into the audit log first.
 
 Nothing else in the package opens a `ProfileStore`. Users are named by the partner's own identifiers here and by HMACs
 behind it.
@@ -282,7 +282,7 @@ def hold(home: Path, *, exclusive: bool) -> Iterator[None]:
             fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
-                f"{home}: expected nobody to be using the profile keys, got a service or a rotation at work; stop it first"
+                f"{home}: expected nobody to be using the profile keys, got a service or a rotation; stop it first"
             ) from None
         yield
     finally:

@@ -1,4 +1,7 @@
-"""A client for a partner's own applications: `with ProfileClient.on_socket(path) as profiles: profiles.recommend("42")`."""
+"""A client for a partner's own applications.
+
+`with ProfileClient.on_socket(path) as profiles: profiles.recommend("42")`
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ class ProfileClient:
             raise UnavailableError(f"{path}: expected a socket, found none; start `silhouette profile serve`") from None
         if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise RefusedError(
-                f"{path}: expected a socket of this user alone (mode 600), got something else; find out who put it there"
+                f"{path}: expected a socket of this user alone (mode 600), got another; find out who put it there"
             )
         return cls(grpc.insecure_channel(f"unix:{path}"), timeout_seconds)
 

@@ -150,8 +150,10 @@ class _Face(pb_grpc.ProfileServiceServicer):  # type: ignore[misc] # generated c
         return self._answer(context, "Erase", ask)
 
     def Verify(self, request: pb.VerifyRequest, context: grpc.ServicerContext) -> pb.VerifyResponse:  # noqa: N802
+        del request
+
         def ask(who: str, roles: frozenset[Role]) -> pb.VerifyResponse:
-            del roles, who, request
+            del roles, who
             counts, head = self._vault.verify(self._log)
             return pb.VerifyResponse(
                 people=counts.people,
