@@ -37,7 +37,7 @@ class ProfileClient:
 
     def __init__(self, channel: grpc.Channel, timeout_seconds: float = 5.0) -> None:
         self._channel, self._timeout = channel, timeout_seconds
-        self._stub = pb_grpc.ProfileServiceStub(channel)  # type: ignore[no-untyped-call] # generated code
+        self._stub = pb_grpc.ProfileServiceStub(channel)
 
     @classmethod
     def on_socket(cls, path: Path, timeout_seconds: float = 5.0) -> Self:

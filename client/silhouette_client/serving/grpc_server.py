@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -69,7 +69,7 @@ class Tls:
     authority: bytes
 
 
-class _Face(pb_grpc.ProfileServiceServicer):  # type: ignore[misc] # generated code is untyped
+class _Face(pb_grpc.ProfileServiceServicer):
     def __init__(self, service: Service, vault: Vault, log: Path, access: Access) -> None:
         self._service, self._vault, self._log, self._access = service, vault, log, access
         self._quotas: dict[str, Quota] = {}
@@ -169,40 +169,43 @@ class _Face(pb_grpc.ProfileServiceServicer):  # type: ignore[misc] # generated c
     ) -> Answer:
         """Admit the caller, ask, and turn a refusal into a status; nothing about a person is in it."""
         who = _caller(context)
-        grant = self._access.of(who)
         try:
-            if grant is None or not grant.roles & METHODS[method]:
-                self._vault.deny(_word(who), method, "denied")
-                _refuse(context, grpc.StatusCode.PERMISSION_DENIED, f"expected a role that holds {method}, got none")
-            if not self._quota(who, grant.requests_per_second).take():
-                _refuse(
-                    context,
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"expected at most {grant.requests_per_second:g} requests a second, got more; wait and ask again",
-                )
-            return ask(_word(who), grant.roles)
+            return self._admitted(who, method, ask)
+        except _RefusedCall as refused:
+            code, message = refused.code, str(refused)
         except SilhouetteError as error:
             if isinstance(error, IntegrityError):
                 _LOG.error("%s: %s", method, error)  # a changed store concerns the operator
-            _refuse(context, _status(error), str(error))
-        except _RefusedCall:
-            raise
+            code, message = _status(error), str(error)
         except Exception as error:  # noqa: BLE001 - a traceback may quote a person, so only its kind is kept
             _LOG.error("%s: unexpected %s", method, type(error).__name__)
-            _refuse(context, grpc.StatusCode.INTERNAL, "something unexpected happened; see the service's log")
+            code, message = grpc.StatusCode.INTERNAL, "something unexpected happened; see the service's log"
+        context.abort(code, message)  # raises, outside of the clauses above
+        raise AssertionError("unreachable")
+
+    def _admitted(self, who: str, method: str, ask: Callable[[str, frozenset[Role]], Answer]) -> Answer:
+        grant = self._access.of(who)
+        if grant is None or not grant.roles & METHODS[method]:
+            self._vault.deny(_word(who), method, "denied")
+            raise _RefusedCall(
+                grpc.StatusCode.PERMISSION_DENIED, f"expected a role that holds {method}, got none; ask the operator"
+            )
+        if not self._quota(who, grant.requests_per_second).take():
+            raise _RefusedCall(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"expected at most {grant.requests_per_second:g} requests a second, got more; wait and ask again",
+            )
+        return ask(_word(who), grant.roles)
 
     def _quota(self, who: str, per_second: float) -> Quota:
         with self._lock:
             return self._quotas.setdefault(who, Quota(per_second))
 
 
-class _RefusedCall(Exception):  # noqa: N818 - how a call ends after its status is set
-    pass
-
-
-def _refuse(context: grpc.ServicerContext, code: grpc.StatusCode, message: str) -> NoReturn:
-    context.abort(code, message)
-    raise _RefusedCall  # `abort` has raised
+class _RefusedCall(Exception):  # noqa: N818 - an outcome of a call, not a fault
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def _status(error: SilhouetteError) -> grpc.StatusCode:
@@ -286,18 +289,19 @@ def serving(
         checker.set(name, health_pb2.HealthCheckResponse.SERVING)
     if reflection:
         _reflect(server)
-    port = 0
+    port, bound = 0, False
     try:
         if address is not None and tls is not None:
             port = _listen_tls(server, address, tls)
         if socket is not None:
             _listen_socket(server, socket)
+            bound = True
         server.start()
         yield port
     finally:
         checker.enter_graceful_shutdown()
         server.stop(5).wait()
-        if socket is not None:
+        if socket is not None and bound:
             socket.unlink(missing_ok=True)
 
 

@@ -29,7 +29,7 @@ def test_grants_are_read_and_whoever_is_not_named_has_none(tmp_path: Path) -> No
         ('[clients.shop]\nroles = ["admin"]', "roles are tags, vectors, write, erase, audit"),
         ("[clients.shop]\nrole = []", "clients.shop.role"),
         ("[clients.shop]\nrequests_per_second = 0", "clients.shop.requests_per_second"),
-        ("[client.shop]\n", "expected .clients.NAME. only, got client"),
+        ("[client.shop]\n", ".clients.NAME. only, got client"),
         ("clients = ", "expected a TOML file"),
     ],
 )
