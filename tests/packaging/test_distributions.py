@@ -143,8 +143,11 @@ def test_the_command_and_its_nouns_are_declared_as_entry_points() -> None:
         "node": "silhouette_client.cli:node",
         "plan": "silhouette_shared.plan_commands:plan",
         "policy": "silhouette_client.cli:policy",
+        "profile": "silhouette_client.cli:profile",
+        "recommend": "silhouette_client.cli:recommend",
         "run": "silhouette_server.cli:run",
         "sim": "silhouette_simulations.cli:sim",
+        "subject": "silhouette_client.cli:subject",
     }
 
 

@@ -95,9 +95,7 @@ def test_a_log_cut_at_its_end_is_noticed_by_its_witness(tmp_path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:4]))
     assert verify_log(path, KEY) is not None  # by itself it fits together
-    with pytest.raises(
-        IntegrityError, match="entry 6 that the witness has seen, got a log that ends at 4"
-    ):
+    with pytest.raises(IntegrityError, match="entry 6 that the witness has seen, got a log that ends at 4"):
         verify_log(path, KEY, witness.head("north"))
     with AuditLog(path, KEY, Clock()) as log:  # and going on from there does not heal it
         log.record([Access("app", "GetProfile", ANNA)] * 2)

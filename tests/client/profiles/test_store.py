@@ -68,7 +68,7 @@ def test_decoding_a_field_undoes_encoding(
     ],
 )
 def test_a_profile_that_would_not_come_back_is_refused_without_its_values(values: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match="expected .* in a profile, got something else") as caught:
+    with pytest.raises(UsageError, match=r"expected .* in a profile, got something else") as caught:
         ProfileRecord(**{"model": "m", **values})  # type: ignore[arg-type] # that is the point
     assert "secret-guess" not in str(caught.value)
 
@@ -276,11 +276,9 @@ def test_a_flipped_byte_is_found_or_changes_nothing(tmp_path: Path) -> None:
                 assert store.exclusions() == {ANNA}, place
                 nothing += 1
         except IntegrityError as error:
-            assert "profiles.sqlite" in str(error)
-            found += 1
+            found += "profiles.sqlite" in str(error)
         except UnavailableError as error:  # the version itself
-            assert "update Silhouette" in str(error)
-            found += 1
+            found += "update Silhouette" in str(error)
     assert found > 60
     assert found + nothing == 120
 

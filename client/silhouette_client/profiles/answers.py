@@ -1,0 +1,93 @@
+"""A record as plain JSON values, as lines for people, and as a page. No I/O."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+from silhouette_client.profiles.record import ProfileRecord
+
+_DIMENSIONS = {
+    "activity": "how much and how often the person does anything",
+    "browsing": "what the person looks at",
+    "purchases": "what the person takes or buys",
+    "feedback": "what the person rates and how",
+    "rhythm": "when the person is active",
+    "demographics": "what the person declared",
+    "interests": "which categories the person prefers",
+    "content": "what the items' descriptions have in common",
+    "social": "whom the person is linked with",
+}
+
+
+def document(record: ProfileRecord) -> dict[str, Any]:
+    """The fields that are there, as JSON values; numbers as they are stored."""
+    found: dict[str, Any] = {"model": record.model}
+    if record.weights is not None:
+        found["weights"] = dict(sorted(record.weights.items(), key=lambda one: -one[1]))
+    if record.traits is not None:
+        found["traits"] = {k: {"value": t.value, "confidence": t.confidence} for k, t in record.traits.items()}
+    if record.tags is not None:
+        found["tags"] = list(record.tags)
+    if record.recommendations is not None:
+        found["recommendations"] = [vars(one) for one in record.recommendations]
+    if record.vector is not None:
+        found["vector"] = record.vector.tolist()
+    return found
+
+
+def reasons(record: ProfileRecord) -> list[dict[str, Any]]:
+    """What the profile rests on, the heaviest dimension first: name, share, what it means."""
+    weights = sorted((record.weights or {}).items(), key=lambda one: -one[1])
+    return [{"dimension": name, "share": share, "meaning": _DIMENSIONS.get(name, "")} for name, share in weights]
+
+
+def lines(record: ProfileRecord) -> list[str]:
+    """A profile to read."""
+    out = [f"model    {record.model}"]
+    out += [f"rests on {one['share']:6.1%} {one['dimension']:<13}{one['meaning']}" for one in reasons(record)]
+    out += [f"trait    {name}: {trait.value} ({trait.confidence:.0%})" for name, trait in (record.traits or {}).items()]
+    if record.tags:
+        out.append(f"tags     {', '.join(record.tags)}")
+    out += [
+        f"item     {place:>2} {one.score:8.3f}  {one.title} [{one.item}]"
+        for place, one in enumerate(record.recommendations or (), 1)
+    ]
+    return out
+
+
+def page(user: str, record: ProfileRecord) -> str:
+    """A page that opens without a network: styles inside, no script, every value escaped."""
+    bars = "".join(
+        f"<tr><td>{_(one['dimension'])}</td><td><meter min=0 max=1 value={one['share']:.4f}></meter></td>"
+        f"<td>{one['share']:.1%}</td><td>{_(one['meaning'])}</td></tr>"
+        for one in reasons(record)
+    )
+    traits = "".join(
+        f"<tr><td>{_(name)}</td><td>{_(trait.value)}</td><td>{trait.confidence:.0%}</td></tr>"
+        for name, trait in (record.traits or {}).items()
+    )
+    tags = "".join(f"<li>{_(tag)}</li>" for tag in record.tags or ())
+    items = "".join(
+        f"<tr><td>{place}</td><td>{_(one.title)}</td><td>{_(one.item)}</td><td>{one.score:.3f}</td></tr>"
+        for place, one in enumerate(record.recommendations or (), 1)
+    )
+    return _PAGE.format(user=_(user), model=_(record.model), bars=bars, traits=traits, tags=tags, items=items)
+
+
+def _(text: str) -> str:
+    return html.escape(text, quote=True)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Profile of {user}</title>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem;color:#222}}
+table{{border-collapse:collapse;width:100%}}td{{padding:.25rem .5rem;border-bottom:1px solid #ddd}}
+li{{display:inline-block;background:#eef;border-radius:1rem;padding:.1rem .8rem;margin:.2rem}}ul{{padding:0}}</style>
+</head><body><h1>Profile of {user}</h1><p>Made by the model {model}. It stays at this node.</p>
+<h2>What it rests on</h2><table>{bars}</table>
+<h2>Traits, as the model guesses them</h2><table>{traits}</table>
+<h2>Tags</h2><ul>{tags}</ul>
+<h2>Recommended</h2><table>{items}</table></body></html>
+"""

@@ -1,0 +1,296 @@
+"""The door to a node's profiles: what is read or written of a person goes through here, and into the audit log first.
+
+Nothing else in the package opens a `ProfileStore`. Users are named by the partner's own identifiers here and by HMACs
+behind it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from silhouette_client.profiles.audit_log import LOG_NAME, Access, AuditLog, verify_log
+from silhouette_client.profiles.keys import (
+    KEYS_NAME,
+    KeyFile,
+    Keyring,
+    Protector,
+    read_keyring,
+    write_keyring,
+)
+from silhouette_client.profiles.record import FIELDS, ProfileRecord
+from silhouette_client.profiles.store import KEEP, STORE_NAME, Counts, Erased, Exclusion, ProfileStore, Retention
+from silhouette_shared.errors import IntegrityError, UsageError
+from silhouette_shared.privacy.ledger import Head
+
+Passphrase = Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """The people whom imports and training leave out.
+
+    Args:
+        pseudonyms: HMACs of them.
+        keyring: Turns a user into an HMAC.
+    """
+
+    pseudonyms: frozenset[bytes]
+    keyring: Keyring | None
+
+    def __call__(self, user: str) -> bool:
+        """Whether this user is left out."""
+        return self.keyring is not None and self.keyring.pseudonym(user) in self.pseudonyms
+
+    def __len__(self) -> int:
+        return len(self.pseudonyms)
+
+
+def excluded(home: Path, passphrase: Passphrase | None = None) -> Excluded:
+    """Whom ingest and training at this node have to leave out; nobody where no store was ever made.
+
+    A store without its keys, or keys without their store, is an error and not an empty list.
+
+    Raises:
+        IntegrityError: If keys or list are damaged or lost.
+        UnavailableError: If they cannot be opened.
+    """
+    if not (home / STORE_NAME).exists() and not (home / KEYS_NAME).exists():
+        return Excluded(frozenset(), None)
+    keyring, _ = read_keyring(home / KEYS_NAME, passphrase)
+    if not (home / STORE_NAME).exists():
+        raise IntegrityError(
+            f"{home / STORE_NAME}: expected the store of these keys with its exclusion list, found none; put it back"
+        )
+    with ProfileStore.open(home / STORE_NAME, keyring) as store:
+        return Excluded(store.exclusions(), keyring)
+
+
+class Vault:
+    """Store, keys and audit log of one node, for one named user of them.
+
+    Args:
+        store: Opened.
+        log: Opened.
+        keyring: Of both.
+    """
+
+    def __init__(self, store: ProfileStore, log: AuditLog, keyring: Keyring) -> None:
+        self._store, self._log, self._keyring = store, log, keyring
+
+    @classmethod
+    def open(
+        cls,
+        home: Path,
+        *,
+        passphrase: Passphrase | None = None,
+        make: Protector | None = None,
+        retention: Retention = KEEP,
+        clock: Callable[[], float] = time.time,
+    ) -> Self:
+        """Open what is in a node's home.
+
+        Args:
+            home: The folder.
+            passphrase: Asked if the keys need one.
+            make: Protects new keys if there is no store yet; None refuses then.
+            retention: Of what is written.
+            clock: Seconds since 1970.
+
+        Raises:
+            UsageError: If there is no store and none is to be made.
+            IntegrityError: If one of the three is damaged or missing.
+            UnavailableError: If one cannot be used.
+        """
+        store_path, keys_path = home / STORE_NAME, home / KEYS_NAME
+        if not store_path.exists() and not keys_path.exists():
+            if make is None:
+                raise UsageError(
+                    f"{store_path}: expected a profile store, found none; make one with `silhouette profile build`"
+                )
+            home.mkdir(parents=True, exist_ok=True)
+            write_keyring(keys_path, Keyring.generate(), make)
+        keyring, _ = read_keyring(keys_path, passphrase)
+        if not store_path.exists() and (home / LOG_NAME).exists():
+            raise IntegrityError(
+                f"{store_path}: expected the store that the audit log tells of, found none; put it back"
+            )
+        log = AuditLog(home / LOG_NAME, keyring.audit, clock)
+        try:
+            store = ProfileStore.open(store_path, keyring, retention=retention, clock=clock)
+        except BaseException:
+            log.close()
+            raise
+        return cls(store, log, keyring)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close both."""
+        self._store.close()
+        self._log.close()
+
+    def pseudonym(self, user: str) -> bytes:
+        """The HMAC of a user in this store, 32 bytes."""
+        return self._keyring.pseudonym(user)
+
+    def get(self, user: str, who: str, method: str, fields: Collection[str] = FIELDS) -> ProfileRecord | None:
+        """One person's record; logged before it is read. Errors as `ProfileStore.get` and `AuditLog.record`."""
+        return self.get_many([user], who, method, fields)[0]
+
+    def get_many(
+        self, users: Sequence[str], who: str, method: str, fields: Collection[str] = FIELDS
+    ) -> list[ProfileRecord | None]:
+        """Some people's records in the order asked, None where there is none."""
+        people = [self._keyring.pseudonym(user) for user in users]
+        self._log.record([Access(who, method, person) for person in people])
+        return [
+            None if self._store.exclusion(person) is not None else self._store.get(person, fields) for person in people
+        ]
+
+    def put_many(self, records: Iterable[tuple[str, ProfileRecord]], who: str, method: str) -> tuple[int, int]:
+        """Write people's records; says how many were written and how many are on the exclusion list."""
+
+        def logged() -> Iterator[tuple[bytes, ProfileRecord]]:
+            part: list[tuple[bytes, ProfileRecord]] = []
+            for user, record in records:
+                part.append((self._keyring.pseudonym(user), record))
+                if len(part) == 500:
+                    self._log.record([Access(who, method, person) for person, _ in part], flush=True)
+                    yield from part
+                    part = []
+            self._log.record([Access(who, method, person) for person, _ in part], flush=True)
+            yield from part
+
+        return self._store.put_many(logged())
+
+    def erase(self, user: str, who: str) -> Erased:
+        """Remove a person for good and keep them out; errors as `ProfileStore.erase`."""
+        person = self._note(user, who, "erase")
+        return self._store.erase(person)
+
+    def suppress(self, user: str, who: str) -> None:
+        """Answer nothing about a person and leave them out of imports and training; what is stored stays."""
+        self._store.exclude(self._note(user, who, "suppress"), Exclusion.suppressed)
+
+    def unsuppress(self, user: str, who: str) -> Exclusion | None:
+        """Lift a suppression or an erasure's block; says what was lifted."""
+        person = self._note(user, who, "unsuppress")
+        found = self._store.exclusion(person)
+        self._store.include(person)
+        return found
+
+    def export(self, user: str, who: str) -> tuple[ProfileRecord | None, Exclusion | None]:
+        """All that is stored about a person, for the person: also of a suppressed one."""
+        person = self._note(user, who, "export")
+        return self._store.get(person), self._store.exclusion(person)
+
+    def excluded(self) -> Excluded:
+        """Whom imports and training leave out."""
+        return Excluded(self._store.exclusions(), self._keyring)
+
+    def retire(self, keep: str, grace_seconds: int = 0) -> None:
+        """Let the profiles of other models expire."""
+        self._store.retire(keep, grace_seconds)
+
+    def purge(self, who: str) -> int:
+        """Remove what is past its time."""
+        self._log.record([Access(who, "purge", b"")], flush=True)
+        return self._store.purge()
+
+    def deny(self, who: str, method: str, reason: str) -> None:
+        """Note that somebody asked for what they may not."""
+        self._log.record([Access(who, method, b"", reason)])
+
+    def verify(self, log: Path, seen: Head | None = None) -> tuple[Counts, Head | None]:
+        """Check every row of the store and every entry of the log; errors as theirs."""
+        return self._store.verify(), verify_log(log, self._keyring.audit, seen)
+
+    def head(self) -> Head | None:
+        """The newest entry of the audit log."""
+        return self._log.head
+
+    def _note(self, user: str, who: str, method: str) -> bytes:
+        person = self._keyring.pseudonym(user)
+        self._log.record([Access(who, method, person)], flush=True)
+        return person
+
+
+def rotate(home: Path, who: str, passphrase: Passphrase | None = None, protector: Protector | None = None) -> int:
+    """Wrap every data key by a new key-encryption key, then forget the old ones.
+
+    The order is: new key into the key file, data keys re-wrapped batch by batch, old keys out of the file. Killed
+    anywhere, every record opens, and the next call goes on with the key that is there.
+
+    Args:
+        home: The node's.
+        who: For the audit log.
+        passphrase: Of the keys as they are.
+        protector: Of the keys from now on; as before if None.
+
+    Returns:
+        How many data keys were wrapped anew.
+    """
+    path = home / KEYS_NAME
+    with _alone(home):
+        keyring, before = read_keyring(path, passphrase)
+        if len(keyring.wrapping) == 1:  # else a rotation was killed and goes on
+            keyring = keyring.with_new_key()
+        write_keyring(path, keyring, protector or before)
+        with (
+            AuditLog(home / LOG_NAME, keyring.audit) as log,
+            ProfileStore.open(home / STORE_NAME, keyring) as store,
+        ):
+            log.record([Access(who, "rotate", b"")], flush=True)
+            done = store.rewrap(keyring)
+            store.scrub()  # the old wrapped keys leave file and log
+            write_keyring(path, keyring.with_active_only(), protector or before)
+    return done
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """One rotation at a time, and none while a service holds the old keys in memory."""
+    with hold(home, exclusive=True):
+        yield
+
+
+@contextmanager
+def hold(home: Path, *, exclusive: bool) -> Iterator[None]:
+    """Hold a node's keys: a service shares them, a rotation has them alone.
+
+    Raises:
+        UsageError: If somebody else holds them.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    file = os.open(home / ".profiles.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"{home}: expected nobody to be using the profile keys, got a service or a rotation; stop it first"
+            ) from None
+        yield
+    finally:
+        os.close(file)
+
+
+def new_protector(passphrase: str | None) -> Protector:
+    """The protection of new keys: a passphrase if there is one, else the file's mode."""
+    from silhouette_client.profiles import keys
+
+    return KeyFile() if passphrase is None else keys.Passphrase(passphrase)

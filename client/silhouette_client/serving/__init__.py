@@ -1,0 +1,1 @@
+"""Answers about people to a partner's own applications: over gRPC, on a local socket, by role."""
