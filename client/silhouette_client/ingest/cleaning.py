@@ -116,7 +116,7 @@ def repeated(names: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np
     """Which rows are a repetition of an earlier one or of a known one; shape (rows,)."""
     again = pd.Series(names).duplicated().to_numpy()
     if len(known):
-        again |= pd.Series(names).isin(known).to_numpy()
+        again = again | pd.Series(names).isin(known).to_numpy()
     return np.asarray(again, dtype=np.bool_)
 
 

@@ -37,7 +37,7 @@ def _column(column: pa.Array) -> NDArray[np.uint64]:
     if pa.types.is_dictionary(column.type):
         hashes = pd.util.hash_array(column.dictionary.to_numpy(zero_copy_only=False).astype(object), categorize=False)
         places = column.indices.fill_null(len(hashes)).to_numpy(zero_copy_only=False)
-        return np.append(hashes, _MISSING)[places]
+        return np.asarray(np.append(hashes, _MISSING)[places], np.uint64)
     missing = column.is_null().to_numpy(zero_copy_only=False)
     if pa.types.is_floating(column.type):
         # Adding zero makes -0.0 and 0.0 one number.

@@ -32,7 +32,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from silhouette_shared.errors import UsageError
-from silhouette_shared.schema import TABLES, Kind, Table
+from silhouette_shared.schema import TABLES, Column, Kind, Table
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
@@ -237,12 +237,10 @@ def check_zone(name: str) -> None:
 
 
 def _check_column(layout: Table, name: str, rule: ColumnRule) -> None:
-    if name not in layout.names:
-        if not layout.open:
-            raise ValueError(f"expected columns out of {', '.join(layout.names)}, got {name!r}")
-        kind, classes = Kind.TEXT, ()
-    else:
-        kind, classes = layout.column(name).kind, layout.column(name).classes
+    if name not in layout.names and not layout.open:
+        raise ValueError(f"expected columns out of {', '.join(layout.names)}, got {name!r}")
+    column = layout.column(name) if name in layout.names else Column(name=name, kind=Kind.TEXT, nullable=True)
+    kind, classes = column.kind, column.classes
     is_time = name in TIME_COLUMNS
     for setting in ("format", "unit", "zone", "zone_column"):
         if getattr(rule, setting) is not None and not is_time:

@@ -125,7 +125,7 @@ def read_people(
 
 def _frame(events: pa.Table) -> pd.DataFrame:
     """Events as pandas has them, text as categories: mapping a column then costs one step for each distinct word."""
-    frame = events.unify_dictionaries().combine_chunks().to_pandas()
+    frame = pd.DataFrame(events.unify_dictionaries().combine_chunks().to_pandas())
     for name in ("user", "item", "behaviour"):
         frame[name] = frame[name].cat.remove_unused_categories()
     return frame

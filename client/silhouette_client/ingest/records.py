@@ -59,14 +59,10 @@ class Records:
             write_statistics=False,
         )
         name = self._vault.put(sink.getvalue().to_pybytes())
-        times = table.column(time).to_numpy() if time else None
-        known = times is not None and len(times)
-        return Part(
-            name=name,
-            rows=table.num_rows,
-            earliest=int(times.min()) if known else None,
-            latest=int(times.max()) if known else None,
-        )
+        if time is None or not table.num_rows:
+            return Part(name=name, rows=table.num_rows)
+        times = table.column(time).to_numpy()
+        return Part(name=name, rows=table.num_rows, earliest=int(times.min()), latest=int(times.max()))
 
     def add_quarantine(self, bad: Bad) -> str:
         """Write bad rows (line, column, reason); they count when a manifest with them is committed."""

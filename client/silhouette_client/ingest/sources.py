@@ -1,8 +1,8 @@
 """Reading what a partner has: files of comma-separated values, of JSON lines, of Parquet, and databases. I/O only.
 
 A file is looked through once before anything is changed (`examine`) and read after that (`pieces`, `blocks`). What
-makes a file as a whole unusable is a `UsageError` that names it: a missing column, an encoding that does not fit, a quote
-that is never closed, a Parquet file that ends too early.
+makes a file as a whole unusable is a `UsageError` that names it: a missing column, an encoding that does not fit, a
+quote that is never closed, a Parquet file that ends too early.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -24,13 +25,14 @@ from silhouette_client.ingest.manifest import ColumnQuality, Part, Taken
 from silhouette_client.ingest.mapping import TIME_COLUMNS, Mapping, SourceRule
 from silhouette_client.ingest.reasons import CODES
 from silhouette_client.ingest.records import Records, writing
-from silhouette_client.ingest.sources import Source, blocks, examine, find, kind_of, parse, pieces
+from silhouette_client.ingest.sources import Piece, Source, blocks, examine, find, kind_of, parse, pieces
 from silhouette_shared.errors import UsageError
 
 _LOG = logging.getLogger(__name__)
 
 _BATCH_ROWS = 4_000_000
 _PART_ROWS = 1_000_000
+_AT_WORK = 4  # blocks: two in hand, two waiting
 _FEW_ROWS = 20  # with fewer, a large share of bad rows says little
 
 
@@ -196,17 +198,21 @@ class _Reading:
         kind = kind_of(self._source, self._rule)
         running: deque[Future[Clean]] = deque()
         if kind in ("csv", "jsonl"):
-            work: Iterator[Callable[[], Block]] = (
-                (lambda piece=piece: parse(piece, kind, self._rule)) for piece in pieces(self._source, self._rule)
-            )
+            work = (partial(self._parsed, piece, kind) for piece in pieces(self._source, self._rule))
         else:
-            work = ((lambda block=block: block) for block in blocks(self._source, self._rule))
+            work = (partial(self._clean, block) for block in blocks(self._source, self._rule))
         for make in work:
-            running.append(self._pool.submit(lambda make=make: clean(make(), self._rule, latest=self._latest)))
-            if len(running) >= 4:
+            running.append(self._pool.submit(make))
+            if len(running) >= _AT_WORK:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+
+    def _parsed(self, piece: Piece, kind: str) -> Clean:
+        return self._clean(parse(piece, kind, self._rule))
+
+    def _clean(self, block: Block) -> Clean:
+        return clean(block, self._rule, latest=self._latest)
 
     def _count(self, one: Clean) -> None:
         counts = self._counts

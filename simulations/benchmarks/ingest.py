@@ -1,0 +1,65 @@
+"""A partner's tables in: `python simulations/benchmarks/ingest.py [--events 5000000] [--folder FOLDER]`.
+
+Writes the tables of three made-up shops (other column names, time zones, formats; 2 % bad rows of ten kinds), runs
+`silhouette node ingest` once as a process of its own, compares the quarantine with what was planted, row by row, and
+prints events a second and the largest memory. Ends with 1 if a planted row is missing in the quarantine or another is in
+it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from silhouette_client.ingest.records import open_records
+from silhouette_simulations.shop import MAPPING, Planted, write_shops
+
+COMMAND = (sys.executable, "-c", "from silhouette_shared.cli import main; raise SystemExit(main())")
+
+
+def _run(folder: Path) -> tuple[float, float, float]:
+    """Wall seconds, processor seconds and peak GiB of one ingest."""
+    arguments = ["node", "ingest", "--home", str(folder / "home"), "--mapping", str(folder / "mapping.toml")]
+    begun = time.perf_counter()
+    subprocess.run([*COMMAND, *arguments, str(folder / "tables")], check=True, stdout=subprocess.DEVNULL)
+    wall = time.perf_counter() - begun
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
+
+
+def _compare(folder: Path, planted: Planted) -> bool:
+    found = {(file, line, column, reason) for file, _, line, column, reason in open_records(folder / "home").quarantine()}
+    print(f"quarantine: {len(found)} rows, {len(planted - found)} planted ones missing, {len(found - planted)} others")
+    return found == planted
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=5_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=None, help="where the tables go; a temporary one by default")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
+        folder = Path(name)
+        planted = write_shops(folder / "tables", chosen.events, seed=chosen.seed)
+        (folder / "mapping.toml").write_text(MAPPING, encoding="utf-8")
+        size = sum(one.stat().st_size for one in (folder / "tables").iterdir())
+        print(f"{chosen.events} events in 3 tables, {size / 1e6:.0f} MB, {len(planted)} bad rows of 10 kinds")
+        wall, processor, peak = _run(folder)
+        print(f"ingest: {wall:.1f} s, {chosen.events / wall:,.0f} events a second; peak memory {peak:.2f} GiB")
+        cores = len(os.sched_getaffinity(0))
+        print(f"processor: {processor:.1f} s, {chosen.events / processor:,.0f} events a processor second, {cores} cores")
+        if not _compare(folder, planted):
+            sys.exit(1)
+        print("records on the disk: " + f"{sum(p.stat().st_size for p in folder.glob('home/node/people/parts/*')) / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
