@@ -18,16 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from silhouette_shared.config import Model
-from silhouette_shared.model.dimensions import (
-    RECENT_HALF_LIFE_EVENTS,
-    Activity,
-    Content,
-    Demographics,
-    Interests,
-    Moments,
-    Rhythm,
-    running_mean_weights,
-)
+from silhouette_shared.errors import UsageError
+from silhouette_shared.model.dimensions import RECENT_HALF_LIFE_EVENTS, Moments, dimension, running_mean_weights
 from silhouette_shared.model.histories import GAP_BUCKETS, VALUE_BUCKETS, Batch
 from silhouette_shared.model.prior import ItemPrior, PriorShape
 from silhouette_shared.model.softmax import Prior as Constant
@@ -176,16 +168,16 @@ class ProfileEncoder(nn.Module):
 
         self.dimensions = nn.ModuleDict()
         for name in shape.dimensions:
-            if name == "activity":
-                self.dimensions[name] = Activity(width)
-            elif name == "rhythm":
-                self.dimensions[name] = Rhythm(width)
-            elif name == "demographics" and self.attribute_classes:
-                self.dimensions[name] = Demographics(width, self.attribute_classes)
-            elif name == "interests" and categories:
-                self.dimensions[name] = Interests(width, categories)
-            elif name == "content" and content_width:
-                self.dimensions[name] = Content(width, content_width)
+            made = dimension(
+                name,
+                width,
+                attribute_classes=self.attribute_classes,
+                categories=categories,
+                content_width=content_width,
+                text_width=shape.text_width,
+            )
+            if made is not None:
+                self.dimensions[name] = made
         if not self.dimensions:
             raise ValueError(
                 f"expected a dimension that the data can fill, got {', '.join(shape.dimensions)} "
@@ -196,6 +188,7 @@ class ProfileEncoder(nn.Module):
         self.score_content = nn.Linear(width, content_width, bias=False)
         self.score_item = nn.Linear(width, items + 1, bias=False)
         self.attribute_heads = nn.ModuleList(nn.Linear(width, count) for count in self.attribute_classes)
+        self.behaviour_head = nn.Linear(width, len(BEHAVIOURS)) if shape.behaviour_head else None
         self.score_item.weight = self.item.weight
 
     @property
@@ -275,8 +268,8 @@ class ProfileEncoder(nn.Module):
             content=content,
         )
         tokens, present = [], []
-        for dimension in self.dimensions.values():
-            token, there = dimension(moments)
+        for part in self.dimensions.values():
+            token, there = part(moments)
             tokens.append(token)
             present.append(there)
         profile, weights = self.fusion(states, torch.stack(tokens, dim=2), torch.stack(present, dim=2), generator)
@@ -320,6 +313,20 @@ class ProfileEncoder(nn.Module):
             table=self.get_buffer("prior_columns"),
             bias=self.get_buffer("prior_bias"),
         )
+
+    def behaviour_scores(self, state: Tensor) -> Tensor:
+        """Scores of the behaviours, in the order of the schema, for the next event, from states (..., H + F).
+
+        Raises:
+            UsageError: If the encoder has no such head.
+        """
+        if self.behaviour_head is None:
+            raise UsageError(
+                "expected an encoder with a head for the next behaviour, got one without; "
+                "set model.behaviour_head = true in the plan and train"
+            )
+        scores: Tensor = self.behaviour_head(state[..., : self.shape.width])
+        return scores
 
     def attribute_scores(self, profile: Tensor) -> Sequence[Tensor]:
         """Scores of every attribute's classes from profile vectors (..., H), one tensor each."""

@@ -26,7 +26,17 @@ from silhouette_shared.model.objective import draw_negatives, person_losses
 from silhouette_shared.model.softmax import Scorer, Tape, next_item_losses
 
 LONG = 16  # longer than every history of `histories()`
-DIMENSIONS: tuple[DimensionName, ...] = ("activity", "rhythm", "demographics", "interests", "content")
+DIMENSIONS: tuple[DimensionName, ...] = (
+    "activity",
+    "rhythm",
+    "demographics",
+    "interests",
+    "content",
+    "browsing",
+    "purchases",
+    "feedback",
+    "spending",
+)
 Clipping = Literal["flat", "automatic"]
 
 
@@ -47,6 +57,8 @@ class Case:
     tied: bool = True
     negatives: int = 0
     attribute_weight: float = 0.7
+    behaviour_head: bool = True
+    text_width: int = 3
     masking: float = 1.0
     has_times: bool = True
     through_modules: bool = False  # scores from the modules, not from the fused softmax
@@ -67,6 +79,8 @@ class Case:
             lags=self.lags,
             dropout=self.dropout,
             dimensions=self.dimensions,
+            behaviour_head=self.behaviour_head,
+            text_width=self.text_width,
         )
         if not self.tied:
             made.score_item.weight = nn.Parameter(
@@ -75,7 +89,7 @@ class Case:
         return made.double() if self.double else made
 
     def batches(self) -> list[Batch]:
-        people = histories(self.lengths, seed=self.seed, items=self.items, has_times=self.has_times)
+        people = histories(self.lengths, seed=self.seed, items=self.items, has_times=self.has_times, texts=3)
         draw = generator("windows", self.seed)
         rows = torch.arange(len(people)).split(self.at_once)
         return [people.training_batch(part, self.history, draw) for part in rows]
@@ -85,6 +99,7 @@ class Case:
             model,
             batch,
             attribute_weight=self.attribute_weight,
+            behaviour_weight=0.5,
             attribute_masking=self.masking,
             generator=generator("objective", self.seed),
             negatives=draw_negatives(self.items, self.negatives, generator("negatives", self.seed)),
@@ -186,7 +201,7 @@ def check(case: Case) -> None:
 def cases(draw: st.DrawFn) -> Case:
     items = draw(st.sampled_from([3, 20, 150]))
     lengths = draw(st.lists(st.sampled_from([1, 2, 3, 7, 12, 40]), min_size=1, max_size=6))
-    dimensions = draw(st.lists(st.sampled_from(DIMENSIONS), min_size=1, max_size=5, unique=True))
+    dimensions = draw(st.lists(st.sampled_from(DIMENSIONS), min_size=1, max_size=len(DIMENSIONS), unique=True))
     return Case(
         lengths=tuple(lengths),
         history=draw(st.sampled_from([2, 9, 16])),
@@ -201,6 +216,8 @@ def cases(draw: st.DrawFn) -> Case:
         tied=draw(st.booleans()),
         negatives=draw(st.sampled_from([0, 1, items // 2, items])),
         attribute_weight=draw(st.sampled_from([0.0, 0.7])),
+        behaviour_head=draw(st.booleans()),
+        text_width=draw(st.sampled_from([0, 3])),
         masking=draw(st.sampled_from([0.5, 1.0])),
         has_times=draw(st.booleans()),
         through_modules=draw(st.integers(0, 3)) == 0,
