@@ -182,6 +182,7 @@ def faithfulness(
     )
 
 
+@torch.no_grad()
 def _explain(
     encoder: ProfileEncoder, histories: Histories, person: int, item: int | None, candidates: int
 ) -> Explanation:
@@ -190,8 +191,7 @@ def _explain(
     encoder.eval()
     row = torch.tensor([person], device=histories.items.device)
     batch = histories.batch(row, encoder.history_length)
-    with torch.no_grad():
-        profile = encoder(batch)
+    profile = encoder(batch)
     weights = dict(zip(encoder.dimension_names, at_last(profile.weights, batch.lengths)[0].tolist(), strict=True))
     count = int(batch.lengths[0])
     start = int(histories.lengths[person]) - count
@@ -203,12 +203,12 @@ def _explain(
         NamedEvent(start + place, int(batch.items[0, place]), float(attention[place]), change)
         for place, change in zip(tried, _changes(encoder, histories, person, start, tried, value), strict=True)
     ]
-    score = None if item is None else float(_log_chance(encoder, item)(profile.state[:, count - 1], None)[0])
+    score = None if item is None else float(value(at_last(profile.state, batch.lengths), whole[None])[0])
     events.sort(key=lambda event: (-(event.change or 0.0), -event.attention, -event.position))
     return Explanation(item=item, score=score, weights=weights, events=tuple(events))
 
 
-_Value = Callable[[Tensor, Tensor | None], Tensor]
+_Value = Callable[[Tensor, Tensor], Tensor]
 """From last states (B, H + F) and profile vectors (B, H) to one number each, (B,)."""
 
 
@@ -217,12 +217,7 @@ def _log_chance(encoder: ProfileEncoder, item: int) -> _Value:
 
 
 def _distance(whole: Tensor) -> _Value:
-    def value(_state: Tensor, vector: Tensor | None) -> Tensor:
-        if vector is None:
-            raise ValueError("expected profile vectors, got none")
-        return F.cosine_similarity(vector, whole[None], dim=-1)
-
-    return value
+    return lambda _state, vector: F.cosine_similarity(vector, whole[None], dim=-1)
 
 
 def _changes(

@@ -166,7 +166,7 @@ def test_a_text_at_an_event_of_another_dimension_is_not_feedback() -> None:
 
 def test_without_a_head_for_the_next_behaviour_asking_for_it_is_refused() -> None:
     with pytest.raises(
-        UsageError, match="expected an encoder with a head for the next behaviour, got one without; set"
+        UsageError, match="expected an encoder with a head for the next behaviour, got one without"
     ):
         encoder().behaviour_scores(torch.zeros(1, 8))
     made = encoder(behaviour_head=True)
