@@ -23,6 +23,11 @@ BEHAVIOURS: Final = (
 )
 """Every kind of event, in the order that gives a behaviour its number (0 is `view`)."""
 
+BROWSING: Final = ("view", "click", "search")
+PURCHASES: Final = ("cart", "purchase", "return")
+FEEDBACK: Final = ("favourite", "rate", "review", "share")
+"""Kinds of events that say one thing about a person; together with the two above they are all."""
+
 FIRST_TIME: Final = 0
 """Smallest time of an event, in UTC seconds; sources without times write exactly this."""
 

@@ -18,10 +18,11 @@ from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.pairs import pair_count
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.accounting import curve, epsilons
+from silhouette_shared.privacy.audit.result import for_statement, verify
 from silhouette_shared.privacy.budget import Budget, shares_of
 from silhouette_shared.privacy.grid import Grid
 from silhouette_shared.privacy.mechanism import SampledGaussian
-from silhouette_shared.privacy.statement import Facts, Release, privacy_statement
+from silhouette_shared.privacy.statement import Audit, Facts, Release, privacy_statement
 from silhouette_simulations.rows import (
     CUTOFF,
     Ranking,
@@ -31,6 +32,7 @@ from silhouette_simulations.rows import (
 )
 from silhouette_simulations.run_folder import (
     ATTRIBUTE_COLUMNS,
+    AUDIT_FILE,
     PARTNER_COLUMNS,
     ROUND_COLUMNS,
     ROW_COLUMNS,
@@ -103,7 +105,7 @@ def write_outputs(
         budget = released_budget(plan, world, budget)
     privacy = privacy_document(plan, world, budget)
     folder.write_json("privacy.json", privacy)
-    statement = privacy_statement(statement_facts(plan, budget))
+    statement = privacy_statement(statement_facts(plan, budget, audit_of(folder)))
     folder.write_json("privacy-statement.json", statement.document)
     folder.write_text("privacy-statement.md", statement.markdown)
     folder.write_csv("rounds.csv", ROUND_COLUMNS, _with_epsilon(rounds, privacy))
@@ -188,7 +190,17 @@ def released_budget(plan: Plan, world: World, budget: Budget) -> Budget:
     return Budget(**parts)
 
 
-def statement_facts(plan: Plan, budget: Budget | None) -> Facts:
+def audit_of(folder: RunFolder) -> Audit | None:
+    """What the audit found that the run was started with; None if it was started without one.
+
+    Raises:
+        IntegrityError: If the copy of its result in the folder is damaged.
+    """
+    text = folder.read_text(AUDIT_FILE)
+    return None if text is None else for_statement(verify(text), text)
+
+
+def statement_facts(plan: Plan, budget: Budget | None, audit: Audit | None = None) -> Facts:
     """What the privacy statement of a simulated run rests on."""
     mechanisms = {} if budget is None else budget.parts
     return Facts(
@@ -203,6 +215,7 @@ def statement_facts(plan: Plan, budget: Budget | None) -> Facts:
         simulation=True,
         secure_noise=False,
         secure_aggregation=plan.aggregation.protocol == "sa-1",
+        audit=audit,
         beside=(EVALUATION_NOTE,),
     )
 

@@ -61,6 +61,10 @@ ATTRIBUTE_COLUMNS = (
 )
 
 
+AUDIT_FILE = "audit.json"
+"""The signed audit result that a run was started with; the run's privacy statement says what it found."""
+
+
 class RunFolder:
     """Paths and writing of one run's folder.
 
@@ -94,6 +98,19 @@ class RunFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode())
 
+    def read_text(self, name: str) -> str | None:
+        """Read one file; None if it is not there.
+
+        Raises:
+            IntegrityError: If it is no text.
+        """
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except UnicodeDecodeError as error:
+            raise IntegrityError(f"{self.path / name}: expected text, got a damaged file ({error})") from None
+
     def write_json(self, name: str, document: Mapping[str, object]) -> None:
         """Write one JSON document whole."""
         self.write_text(name, json.dumps(document, indent=2, allow_nan=False) + "\n")
@@ -104,11 +121,11 @@ class RunFolder:
         Raises:
             IntegrityError: If it is damaged.
         """
-        path = self.path / name
-        if not path.exists():
+        path, text = self.path / name, self.read_text(name)
+        if text is None:
             return {}
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = json.loads(text)
         except ValueError as error:
             raise IntegrityError(f"{path}: expected JSON, got a damaged file ({error}); start a new run") from None
         if not isinstance(document, dict):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file
+from tests.client.audit.results import KEY, result_of
 from tests.integration.desk import PEOPLE, PLAN, WITH_TIMES, Desk, Reference, tree
+from tests.shared.privacy.audit.evidences import evidence
+
+from silhouette_shared.config import read_plan, with_changes
+from silhouette_shared.privacy.audit.result import sign
 
 ROWS = ["popularity", "transition_counts", "ease", "local_only", "federated", "pooled"]
 SHORT = PLAN.replace("rounds = 3", "rounds = 2").replace(
@@ -128,6 +134,8 @@ def test_with_privacy_the_document_says_what_was_spent_and_a_second_run_gets_a_n
     folder = Path(document["folder"])
     stated = json.loads((folder / "privacy-statement.json").read_text())
     assert stated["guarantee"]["epsilon"] == privacy["epsilon"]
+    assert stated["audit"] is None
+    assert "No audit of this software and these settings is recorded." in (folder / "privacy-statement.md").read_text()
     assert "this run promises nobody anything" in (folder / "privacy-statement.md").read_text()
     assert "privacy-statement.md" in (folder / "report.html").read_text()
     spent = pd.read_csv(folder / "rounds.csv").query("row == 'federated_private'")["epsilon"]
@@ -141,6 +149,32 @@ def test_with_privacy_the_document_says_what_was_spent_and_a_second_run_gets_a_n
     for word in ("Federated with privacy", "epsilon", "not cryptographic", "report.html", "interval", "worst", "gap"):
         assert word in second.out
     assert len([line for line in second.out.splitlines() if "Federated" in line]) == 2
+
+
+def test_the_statement_says_what_an_audit_of_the_same_plan_found_and_another_audit_is_refused(
+    desk: Desk, tmp_path: Path
+) -> None:
+    plan = desk.plan(SHORT)
+    audited, other = tmp_path / "audit.json", tmp_path / "other.json"
+    audited.write_text(sign(result_of(evidence(), read_plan(plan)), KEY))
+    other.write_text(sign(result_of(evidence(), with_changes(read_plan(plan), {"seed": 1})), KEY))
+
+    refused = desk.here("sim", "run", plan, "--audit", other, "--out", desk.out)
+    assert refused.code == 5
+    assert "expected an audit of plan" in refused.err
+    assert not desk.out.exists()
+
+    with_one = desk.here("sim", "run", plan, "--audit", audited, "--out", desk.out, "--format", "json")
+    assert with_one.code == 0, with_one.err
+    folder = Path(with_one.document["folder"])
+    stated = json.loads((folder / "privacy-statement.json").read_text())["audit"]
+    assert stated["passed"] is True
+    assert stated["reference"] == f"SHA-256 {hashlib.sha256(audited.read_bytes()).hexdigest()}"
+    assert (
+        f"Passed; largest lower bound on epsilon {stated['lower_bound']:.3g}"
+        in (folder / "privacy-statement.md").read_text()
+    )
+    assert (folder / "audit.json").read_bytes() == audited.read_bytes()
 
 
 def test_the_default_folder_is_runs_and_the_plan_in_it_runs_again(desk: Desk, reference: Reference) -> None:

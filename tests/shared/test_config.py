@@ -6,7 +6,7 @@ import dataclasses
 import math
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from silhouette_shared.config import (
     Data,
+    DimensionName,
     Evaluation,
     Model,
     Partition,
@@ -43,9 +44,7 @@ schedules = {
     "server_momentum": st.floats(0, 0.999),
     "update_limit": positive,
 }
-dimensions = st.lists(
-    st.sampled_from(["activity", "rhythm", "demographics", "interests", "content"]), min_size=1, unique=True
-).map(tuple)
+dimensions = st.lists(st.sampled_from(get_args(DimensionName)), min_size=1, unique=True).map(tuple)
 rows = st.lists(st.sampled_from(["popularity", "ease", "federated", "pooled"]), min_size=1, unique=True).map(tuple)
 plans = st.builds(
     Plan,
@@ -177,7 +176,7 @@ REFUSALS: list[tuple[str, object, str]] = [
     ("model.content_width", 0, "model.content_width: expected at least 1, got 0"),
     ("model.dimensions", [], "model.dimensions: expected at least one dimension, each once, got []"),
     ("model.dimensions", ["content", "content"], "model.dimensions: expected at least one dimension, each once"),
-    ("model.dimensions", ["social"], "model.dimensions.0: input should be 'activity', 'rhythm'"),
+    ("model.dimensions", ["social"], "model.dimensions.0: input should be 'activity', 'browsing'"),
     ("training.local_epochs", 0, "training.local_epochs: expected at least 1, got 0"),
     ("training.batch_size", 0, "training.batch_size: expected at least 1, got 0"),
     ("training.weight_decay", -1, "training.weight_decay: expected 0 or more, got -1"),

@@ -134,7 +134,7 @@ def verify_command(
     Ends with exit code 5 if anything does not hold, or if the audit itself failed. Without --signer anybody may have
     signed it.
     """
-    from silhouette_client.audit.code import code_digests
+    from silhouette_client.audit.code import require_audited
     from silhouette_client.audit.signing import read_result
     from silhouette_shared.config import read_plan
     from silhouette_shared.privacy.audit.result import verify
@@ -143,18 +143,8 @@ def verify_command(
     if signer is None:
         console.print("no signer was named, so anybody's signature passes: add --signer HEX", style="yellow")
     found = verify(text, signer=signer)
-    if plan is not None and (wanted := read_plan(plan).digest) != found.subject.plan_digest:
-        raise IntegrityError(
-            f"{result}: expected an audit of plan {wanted[:12]}, got one of {found.subject.plan_digest[:12]}; "
-            "audit this plan"
-        )
-    if not other_code:
-        for package, digest in code_digests().items():
-            if found.subject.code.get(package) != digest:
-                raise IntegrityError(
-                    f"{result}: expected an audit of the {package} installed here ({digest[:12]}), got one of "
-                    f"{found.subject.code.get(package, 'none')[:12]}; audit again, or add --other-code"
-                )
+    wanted = None if plan is None else read_plan(plan).digest
+    require_audited(found.subject, place=result, plan_digest=wanted, other_code=other_code)
     if output is Format.json:
         emit(_summary(found))
     else:

@@ -296,7 +296,8 @@ class Ledger:
                         "give each node its own"
                     )
                 if reachable:
-                    self._check_seen(seen)
+                    # A ledger that another process began meanwhile was witnessed before its first charge: ask again.
+                    self._check_seen(self._seen() if seen is None else seen)
                 if self._chain.limits != limits:
                     self._append(limits)
             if reachable:

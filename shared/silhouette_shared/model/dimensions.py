@@ -10,17 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from silhouette_shared.config import DimensionName
 from silhouette_shared.model.histories import GAP_BUCKETS, HOURS, UNKNOWN, VALUE_BUCKETS, WEEKDAYS, Batch
 from silhouette_shared.schema import BEHAVIOURS
-
-BROWSING = ("view", "click", "search")
-PURCHASES = ("cart", "purchase", "return")
-FEEDBACK = ("favourite", "rate", "review", "share")
-"""Behaviours of the three dimensions that look at some of a person's events."""
-
-QUANTITY_BUCKETS = 16
-"""Of the number of purchases so far: one for each doubling, the last for all above."""
 
 RECENT_HALF_LIFE_EVENTS = 10.0
 """After so many events a category or content vector counts half in the recent mean."""
@@ -63,6 +54,66 @@ class Activity(nn.Module):
     def forward(self, moments: Moments) -> tuple[Tensor, Tensor]:
         """Token (B, L, H) and whether it is present (B, L)."""
         return self.project(moments.running @ moments.states), moments.batch.mask
+
+
+def mean_so_far(values: Tensor, chosen: Tensor) -> Tensor:
+    """Means over the chosen events up to each moment, zero before the first: (B, L, F) and (B, L) give (B, L, F)."""
+    counted = chosen.to(values.dtype).cumsum(1).clamp(min=1)
+    return (values * chosen[..., None]).cumsum(1) / counted[..., None]
+
+
+def _among(behaviours: tuple[str, ...]) -> Tensor:
+    """Which numbers of behaviours are meant, (1 + number of behaviours,); 0 is an unknown one."""
+    return torch.tensor([False, *(name in behaviours for name in BEHAVIOURS)])
+
+
+class Deeds(nn.Module):
+    """What a person did of some kinds: the mean state of these events so far; absent before the first.
+
+    Browsing, purchases and feedback are such dimensions, with the behaviours of `schema`. With `text_width`, the mean
+    vector of what was written at these events so far stands beside it, zero where nothing was.
+    """
+
+    def __init__(self, width: int, behaviours: tuple[str, ...], text_width: int = 0) -> None:
+        super().__init__()
+        self.text_width = text_width
+        self.register_buffer("wanted", _among(behaviours), persistent=False)
+        self.project = nn.Linear(width + text_width, width)
+
+    def forward(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        """Token (B, L, H) and whether it is present (B, L)."""
+        chosen = self.get_buffer("wanted")[moments.batch.behaviours] & moments.batch.mask
+        present = (chosen.cumsum(1) > 0) & moments.batch.mask
+        mean = mean_so_far(moments.states, chosen)
+        if self.text_width:
+            texts = moments.batch.texts.to(mean)
+            if texts.shape[-1] == 0:  # these histories bring none
+                texts = mean.new_zeros((*chosen.shape, self.text_width))
+            written = chosen & (texts != 0).any(-1)
+            mean = torch.cat([mean, mean_so_far(texts, written)], dim=-1)
+        return self.project(mean), present
+
+
+class Spending(nn.Module):
+    """What a person pays: values of the purchases so far, and how large a part of all events they are.
+
+    Absent before the first purchase with a value.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("wanted", _among(("purchase",)), persistent=False)
+        self.expand = nn.Linear(VALUE_BUCKETS + 1, width)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        """Token (B, L, H) and whether it is present (B, L)."""
+        batch = moments.batch
+        paid = self.get_buffer("wanted")[batch.behaviours] & (batch.values != UNKNOWN) & batch.mask
+        values = F.one_hot(batch.values, VALUE_BUCKETS + 1)[..., 1:].to(moments.states.dtype)
+        share = moments.running @ paid[..., None].to(moments.states.dtype)
+        token = self.project(F.gelu(self.expand(torch.cat([mean_so_far(values, paid), share], dim=-1))))
+        return token, (paid.cumsum(1) > 0) & batch.mask
 
 
 class Rhythm(nn.Module):
@@ -135,99 +186,3 @@ def _pooled(moments: Moments, table: Tensor, project: nn.Module) -> tuple[Tensor
     features = table[moments.batch.items]  # (B, L, F)
     pooled = torch.cat([moments.running @ features, moments.recent @ features], dim=-1)
     return project(pooled), (pooled != 0).any(-1)
-
-
-class SomeBehaviours(nn.Module):
-    """What a person did in some behaviours only: the mean state of those events so far, absent before the first.
-
-    With texts, the mean vector of what was written at those events stands beside it.
-    """
-
-    def __init__(self, width: int, behaviours: tuple[str, ...], text_width: int = 0) -> None:
-        super().__init__()
-        self.text_width = text_width
-        self.register_buffer("members", _members(behaviours), persistent=False)
-        self.project = nn.Linear(width + text_width, width)
-
-    def forward(self, moments: Moments) -> tuple[Tensor, Tensor]:
-        """Token (B, L, H) and whether it is present (B, L)."""
-        own = self.get_buffer("members")[moments.batch.behaviours]  # (B, L)
-        mean, count = _mean_so_far(moments.states, own)
-        if self.text_width:
-            texts = moments.batch.texts.to(mean)
-            if texts.shape[-1] == 0:  # these histories bring none
-                texts = mean.new_zeros((*own.shape, self.text_width))
-            written = own & (texts != 0).any(-1)
-            mean = torch.cat([mean, _mean_so_far(texts, written)[0]], dim=-1)
-        return self.project(mean), count > 0
-
-
-class Spending(nn.Module):
-    """What a person spends: values of the purchases so far, how many they are and what share was returned."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("bought", _members(("purchase",)), persistent=False)
-        self.register_buffer("returned", _members(("return",)), persistent=False)
-        self.expand = nn.Linear(VALUE_BUCKETS + 1 + QUANTITY_BUCKETS + 1, width)
-        self.project = nn.Linear(width, width)
-
-    def forward(self, moments: Moments) -> tuple[Tensor, Tensor]:
-        """Token (B, L, H) and whether it is present (B, L)."""
-        batch, dtype = moments.batch, moments.states.dtype
-        bought = self.get_buffer("bought")[batch.behaviours]  # (B, L)
-        values, count = _mean_so_far(F.one_hot(batch.values, VALUE_BUCKETS + 1).to(dtype), bought)
-        doublings = torch.log2(count.clamp(min=1)).long().clamp(max=QUANTITY_BUCKETS - 1)
-        quantity = F.one_hot(doublings, QUANTITY_BUCKETS).to(dtype)
-        returned = self.get_buffer("returned")[batch.behaviours].to(dtype).cumsum(1)
-        share = (returned / count.clamp(min=1).to(dtype)).clamp(max=1)
-        features = torch.cat([values, quantity, share[..., None]], dim=-1)
-        return self.project(F.gelu(self.expand(features))), count > 0
-
-
-def dimension(
-    name: DimensionName,
-    width: int,
-    *,
-    attribute_classes: tuple[int, ...],
-    categories: int,
-    content_width: int,
-    text_width: int,
-) -> nn.Module | None:
-    """The module of a dimension, or None if the public facts say that no data can ever fill it.
-
-    Args:
-        name: Which.
-        width: Of the encoder, H.
-        attribute_classes: Classes of each declared attribute.
-        categories: Of the catalogue, G.
-        content_width: Of the catalogue's vectors, C.
-        text_width: Of the vectors of what people write, X; 0 reads none.
-    """
-    made: dict[DimensionName, nn.Module | None] = {
-        "activity": Activity(width),
-        "browsing": SomeBehaviours(width, BROWSING),
-        "purchases": SomeBehaviours(width, PURCHASES),
-        "feedback": SomeBehaviours(width, FEEDBACK, text_width),
-        "spending": Spending(width),
-        "rhythm": Rhythm(width),
-        "demographics": Demographics(width, attribute_classes) if attribute_classes else None,
-        "interests": Interests(width, categories) if categories else None,
-        "content": Content(width, content_width) if content_width else None,
-    }
-    return made[name]
-
-
-def _members(behaviours: tuple[str, ...]) -> Tensor:
-    """True at the numbers of some behaviours, shape (behaviours + 1,); an unknown one is in no group."""
-    return torch.tensor([False, *(name in behaviours for name in BEHAVIOURS)])
-
-
-def _mean_so_far(values: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of values (B, L, F) over the chosen events (B, L) up to each moment, zero before the first; their number.
-
-    A running sum of one person's own events: no entry of another row and no later event enters.
-    """
-    total = (values * chosen[..., None]).cumsum(1)
-    count = chosen.cumsum(1)
-    return total / count.clamp(min=1)[..., None].to(values.dtype), count

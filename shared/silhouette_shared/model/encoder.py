@@ -17,14 +17,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from silhouette_shared.config import Model
+from silhouette_shared.config import DimensionName, Model
 from silhouette_shared.errors import UsageError
-from silhouette_shared.model.dimensions import RECENT_HALF_LIFE_EVENTS, Moments, dimension, running_mean_weights
+from silhouette_shared.model.dimensions import (
+    RECENT_HALF_LIFE_EVENTS,
+    Activity,
+    Content,
+    Deeds,
+    Demographics,
+    Interests,
+    Moments,
+    Rhythm,
+    Spending,
+    running_mean_weights,
+)
 from silhouette_shared.model.histories import GAP_BUCKETS, VALUE_BUCKETS, Batch
 from silhouette_shared.model.prior import ItemPrior, PriorShape
 from silhouette_shared.model.softmax import Prior as Constant
 from silhouette_shared.model.softmax import Scorer
-from silhouette_shared.schema import BEHAVIOURS
+from silhouette_shared.schema import BEHAVIOURS, BROWSING, FEEDBACK, PURCHASES
+
+_DEEDS: dict[str, tuple[str, ...]] = {"browsing": BROWSING, "purchases": PURCHASES, "feedback": FEEDBACK}
 
 
 @dataclass(frozen=True)
@@ -168,16 +181,9 @@ class ProfileEncoder(nn.Module):
 
         self.dimensions = nn.ModuleDict()
         for name in shape.dimensions:
-            made = dimension(
-                name,
-                width,
-                attribute_classes=self.attribute_classes,
-                categories=categories,
-                content_width=content_width,
-                text_width=shape.text_width,
-            )
-            if made is not None:
-                self.dimensions[name] = made
+            dimension = _dimension(name, shape, self.attribute_classes, categories, content_width)
+            if dimension is not None:
+                self.dimensions[name] = dimension
         if not self.dimensions:
             raise ValueError(
                 f"expected a dimension that the data can fill, got {', '.join(shape.dimensions)} "
@@ -331,6 +337,22 @@ class ProfileEncoder(nn.Module):
     def attribute_scores(self, profile: Tensor) -> Sequence[Tensor]:
         """Scores of every attribute's classes from profile vectors (..., H), one tensor each."""
         return [head(profile) for head in self.attribute_heads]
+
+
+def _dimension(
+    name: DimensionName, shape: Model, attributes: tuple[int, ...], categories: int, content_width: int
+) -> nn.Module | None:
+    """The dimension of this name; None if the catalogue and the declared attributes cannot fill it."""
+    width = shape.width
+    if name in _DEEDS:
+        return Deeds(width, _DEEDS[name], shape.text_width if name == "feedback" else 0)
+    if name == "demographics":
+        return Demographics(width, attributes) if attributes else None
+    if name == "interests":
+        return Interests(width, categories) if categories else None
+    if name == "content":
+        return Content(width, content_width) if content_width else None
+    return {"activity": Activity, "rhythm": Rhythm, "spending": Spending}[name](width)
 
 
 def _delayed(states: Tensor, lag: int) -> Tensor:

@@ -102,6 +102,15 @@ def run_command(
         bool,
         typer.Option("--secure-aggregation", help="Let the coordinator see the partners' sum alone (SA-1)."),
     ] = False,
+    audit: Annotated[
+        Path | None,
+        typer.Option(
+            "--audit",
+            metavar="RESULT",
+            help="A signed result of `silhouette audit run` on this plan; the privacy statement says what it found.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -144,13 +153,14 @@ def run_command(
     keep_freed_memory()
     from silhouette_simulations.disk import require_space
     from silhouette_simulations.result import read_result
-    from silhouette_simulations.run_folder import existing_run_folder, new_run_folder
+    from silhouette_simulations.run_folder import AUDIT_FILE, existing_run_folder, new_run_folder
     from silhouette_simulations.runner import check_fits, estimated_bytes, run
     from silhouette_simulations.training import workers_for
 
     folder, plan = None, asked
     if resume is not None:
         folder, plan = existing_run_folder(resume, None if plan_file is None else asked, changes)
+    audited = None if audit is None else audit_text(audit, plan)
     dataset = dataset_for(plan, silhouette_home(home))
     check_fits(plan, dataset)
     machine = machine_for(backend.value, device.value, workers, engine.value)
@@ -162,6 +172,8 @@ def run_command(
     if folder is None:
         require_space(out, estimated_bytes(plan, dataset), option="--out")
         folder = new_run_folder(out, plan)
+    if audited is not None:
+        folder.write_text(AUDIT_FILE, audited)
     console.print(
         f"run folder {folder.path} (if it is interrupted: silhouette sim run --resume {folder.path})",
         style="dim",
@@ -188,6 +200,22 @@ def run_command(
         from silhouette_simulations.cli.tables import print_result
 
         print_result(result)
+
+
+def audit_text(path: Path, plan: Plan) -> str:
+    """A signed audit result of this plan and of the code that is installed here.
+
+    Raises:
+        UsageError: If there is no such file.
+        IntegrityError: If it is damaged, or about another plan or other code.
+    """
+    from silhouette_client.audit.code import require_audited
+    from silhouette_client.audit.signing import read_result
+    from silhouette_shared.privacy.audit.result import verify
+
+    text = read_result(path)
+    require_audited(verify(text).subject, place=path, plan_digest=plan.digest)
+    return text
 
 
 def _changes(mode: Mode | None, epsilon: float | None, seed: int | None) -> dict[str, object]:

@@ -4,46 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import typer.testing
 from click.testing import Result
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.client.audit.results import KEY, result_of
 from tests.client.audit.small import PLAN
 from tests.shared.privacy.audit.evidences import evidence, with_noise
 
 from silhouette_client.audit import run
-from silhouette_client.audit.code import code_digests
 from silhouette_client.audit.run import Settings
 from silhouette_client.cli import audit
 from silhouette_shared.config import Plan, write_toml
 from silhouette_shared.errors import IntegrityError, UsageError
 from silhouette_shared.privacy.audit.evidence import Evidence
-from silhouette_shared.privacy.audit.gates import AUDITED, GATES
-from silhouette_shared.privacy.audit.result import AuditResult, Subject, account, conclude, sign
-
-KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+from silhouette_shared.privacy.audit.gates import GATES
+from silhouette_shared.privacy.audit.result import AuditResult, sign
 
 
 def invoke(*arguments: object) -> Result:
     return typer.testing.CliRunner().invoke(audit, [str(argument) for argument in arguments])
-
-
-def result(found: Evidence, plan: Plan = PLAN, **changes: object) -> AuditResult:
-    subject = Subject(
-        plan=plan.name,
-        plan_digest=plan.digest,
-        layout_digest="cd" * 32,
-        coordinates=1,
-        code=code_digests(),
-        versions={},
-        engine="bookkeeping",
-        finished="2026-01-02T03:04:05+00:00",
-    )
-    honest = replace(found, epsilons={AUDITED: account(found.declared.mechanism(), found.declared.delta)})
-    return conclude(replace(subject, **changes), honest)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -65,7 +46,7 @@ def audits(monkeypatch: pytest.MonkeyPatch) -> Callable[[Evidence], list[Setting
         ) -> AuditResult:
             asked.append(settings)
             progress("training of partner 1 of 2", 0.5)
-            return result(found, plan, engine=engine)
+            return result_of(found, plan, engine=engine)
 
         monkeypatch.setattr(run, "audit", made_up)
         return asked
@@ -118,7 +99,7 @@ def test_a_failed_audit_is_written_and_ends_with_5_and_so_does_its_verification(
 
 def test_a_verification_without_a_signer_says_what_it_does_not_say(tmp_path: Path) -> None:
     place = tmp_path / "result.json"
-    place.write_text(sign(result(evidence()), KEY))
+    place.write_text(sign(result_of(evidence(), PLAN), KEY))
     verified = invoke("verify", place)
     assert verified.exit_code == 0
     assert "no signer was named" in verified.stderr
@@ -136,7 +117,7 @@ def test_an_audit_of_something_else_ends_with_5(
     plan: Path, tmp_path: Path, changes: dict[str, object], arguments: list[str], message: str
 ) -> None:
     place = tmp_path / "result.json"
-    place.write_text(sign(result(evidence(), **changes), KEY))  # type: ignore[arg-type]
+    place.write_text(sign(result_of(evidence(), PLAN, **changes), KEY))
     verified = invoke("verify", place, *arguments, *([plan] if arguments == ["--plan"] else []))
     assert isinstance(verified.exception, IntegrityError)
     assert message in str(verified.exception)
@@ -144,7 +125,7 @@ def test_an_audit_of_something_else_ends_with_5(
 
 def test_other_code_passes_only_when_asked_for(tmp_path: Path) -> None:
     place = tmp_path / "result.json"
-    place.write_text(sign(result(evidence(), code={}), KEY))
+    place.write_text(sign(result_of(evidence(), PLAN, code={}), KEY))
     assert invoke("verify", place, "--other-code").exit_code == 0
 
 

@@ -724,6 +724,29 @@ def test_processes_that_charge_at_once_write_one_chain(place: Place, tmp_path: P
     assert place.witness.head(NODE) == chain.head
 
 
+def test_a_ledger_that_another_began_and_charged_while_the_witness_was_asked_is_opened(place: Place) -> None:
+    class Slow(MemoryWitness):
+        """Answers the first question as it was asked, after another ledger has begun and charged."""
+
+        def head(self, node: str) -> Head | None:
+            seen = super().head(node)
+            if not place.path.exists():
+                return seen  # before the files are made nobody can be first
+            if not met:
+                met.append(True)
+                with place.open(witness=self) as other:
+                    other.charge(charge(1)).redeem(STEP)
+            return seen
+
+    met: list[bool] = []
+    witness = Slow()
+    with place.open(witness=witness) as ledger:
+        assert met
+        assert [entry.content.round for entry in ledger.entries if isinstance(entry.content, Charge)] == [1]
+        ledger.charge(charge(2)).redeem(STEP)
+    assert witness.head(NODE) == read_chain(place.path).head
+
+
 def test_limits_hold_over_processes_that_charge_in_turn(place: Place) -> None:
     with place.open(YEARLY) as one, place.open(YEARLY) as other:
         one.charge(charge(1, mechanism=MUCH))

@@ -45,7 +45,7 @@ def test_a_change_is_the_log_chance_less_that_of_a_history_without_the_event(per
         batch = without(people, person, event.position).batch(torch.tensor([0]), LENGTH)
         with torch.no_grad():
             state = at_last(model(batch).state, batch.lengths)
-        chance = float(model.item_scores(state).log_softmax(-1)[0, 7])
+            chance = float(model.item_scores(state).log_softmax(-1)[0, 7])
         assert said.score is not None
         assert event.change == pytest.approx(said.score - chance, abs=1e-4)
         assert int(people.items[int(people.offsets[person]) + event.position]) == event.item

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 import torch
@@ -26,17 +26,7 @@ from silhouette_shared.model.objective import draw_negatives, person_losses
 from silhouette_shared.model.softmax import Scorer, Tape, next_item_losses
 
 LONG = 16  # longer than every history of `histories()`
-DIMENSIONS: tuple[DimensionName, ...] = (
-    "activity",
-    "rhythm",
-    "demographics",
-    "interests",
-    "content",
-    "browsing",
-    "purchases",
-    "feedback",
-    "spending",
-)
+DIMENSIONS: tuple[DimensionName, ...] = get_args(DimensionName)
 Clipping = Literal["flat", "automatic"]
 
 

@@ -320,6 +320,10 @@ def flipped(words: Vector | None) -> Vector:
     return words
 
 
+def with_last_bit_flipped(part: bytes) -> bytes:
+    return part[:-1] + bytes([part[-1] ^ 1])
+
+
 WRONG: dict[str, tuple[str, Callable[[Answer], Answer]]] = {
     "a flipped word": ("mask", lambda one: replace(one, words=flipped(one.words))),
     "fewer words": ("mask", lambda one: replace(one, words=None if one.words is None else one.words[:-1])),
@@ -330,7 +334,7 @@ WRONG: dict[str, tuple[str, Callable[[Answer], Answer]]] = {
     "no message": ("unmask", lambda one: replace(one, parts={**one.parts, "unmask": b""})),
     "a flipped bit": (
         "agree",
-        lambda one: replace(one, parts={**one.parts, "agreement": one.parts["agreement"][:-1] + b"\x00"}),
+        lambda one: replace(one, parts={**one.parts, "agreement": with_last_bit_flipped(one.parts["agreement"])}),
     ),
 }
 

@@ -1,37 +1,197 @@
-"""Each dimension is a function of one person's own events so far, and absent where they do not say."""
+"""A dimension is a function of one person's own events up to a moment and of public constants."""
 
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import get_args
 
 import pytest
 import torch
-from tests.people import LENGTH, encoder, generator, histories
-from torch import Tensor
+from tests.people import LENGTH, encoder, histories, vocabulary
+from torch import Tensor, nn
 
 from silhouette_shared.config import DimensionName
 from silhouette_shared.errors import UsageError
-from silhouette_shared.model.dimensions import BROWSING, FEEDBACK, PURCHASES, Moments, SomeBehaviours
+from silhouette_shared.model.dimensions import (
+    RECENT_HALF_LIFE_EVENTS,
+    Content,
+    Deeds,
+    Demographics,
+    Interests,
+    Moments,
+    Rhythm,
+    Spending,
+    mean_so_far,
+    running_mean_weights,
+)
 from silhouette_shared.model.encoder import Profile, ProfileEncoder
 from silhouette_shared.model.histories import Batch
-from silhouette_shared.schema import BEHAVIOURS
+from silhouette_shared.schema import BEHAVIOURS, BROWSING, FEEDBACK, PURCHASES
 
 TEXT = 3
-ALL: tuple[DimensionName, ...] = (
-    "activity",
-    "rhythm",
-    "demographics",
-    "interests",
-    "content",
-    "browsing",
-    "purchases",
-    "feedback",
-    "spending",
+BOUGHT, REVIEW, RATE = (BEHAVIOURS.index(name) + 1 for name in ("purchase", "review", "rate"))
+
+
+def moments(batch: Batch) -> Moments:
+    length, words = batch.items.shape[1], vocabulary()
+    like = torch.zeros(1)
+    return Moments(
+        batch=batch,
+        states=torch.zeros(*batch.items.shape, 8),
+        running=running_mean_weights(length, None, like),
+        recent=running_mean_weights(length, RECENT_HALF_LIFE_EVENTS, like),
+        categories=words.categories,
+        content=words.content,
+    )
+
+
+def batch_of(rows: list[int], *, has_times: bool = True) -> Batch:
+    return histories(has_times=has_times).batch(torch.tensor(rows), 12)
+
+
+def test_plain_weights_are_running_means() -> None:
+    values = torch.tensor([2.0, 4.0, 9.0])
+    assert (running_mean_weights(3, None, values) @ values).tolist() == [2.0, 3.0, 5.0]
+
+
+@pytest.mark.parametrize("half_life", [None, 1.0, 10.0])
+def test_weights_never_look_ahead_and_sum_to_one(half_life: float | None) -> None:
+    weights = running_mean_weights(6, half_life, torch.zeros(1, dtype=torch.float64))
+    assert torch.equal(weights, weights.tril())
+    assert torch.allclose(weights.sum(1), torch.ones(6, dtype=torch.float64))
+
+
+def test_an_event_one_half_life_older_weighs_half() -> None:
+    weights = running_mean_weights(5, 2.0, torch.zeros(1, dtype=torch.float64))
+    assert float(weights[4, 2] / weights[4, 4]) == pytest.approx(0.5)
+    assert float(weights[4, 0] / weights[4, 4]) == pytest.approx(0.25)
+
+
+def plain(layer: nn.Linear) -> None:
+    """Make a layer hand its inputs on as far as it can."""
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(*layer.weight.shape))
+        layer.bias.zero_()
+
+
+def test_interests_are_the_shares_of_the_categories_so_far() -> None:
+    batch = batch_of([3])
+    dimension = Interests(6, 3)
+    plain(dimension.project)
+    token, present = dimension(moments(batch))
+    category = vocabulary().categories[batch.items[0]]
+    for t in range(12):
+        assert torch.allclose(token[0, t, :3], category[: t + 1].mean(0), atol=1e-6)
+        assert float(token[0, t, 3:].detach().sum()) == pytest.approx(1.0, abs=1e-5)
+    assert present.all()
+
+
+def test_content_is_the_mean_of_the_items_vectors_and_absent_where_they_say_nothing() -> None:
+    batch = batch_of([3])
+    dimension = Content(8, 4)
+    plain(dimension.project)
+    token, present = dimension(moments(batch))
+    assert torch.allclose(token[0, -1, :4], vocabulary().content[batch.items[0]].mean(0), atol=1e-6)
+    assert present.all()
+    blank = replace(moments(batch), content=torch.zeros_like(vocabulary().content))
+    assert not dimension(blank)[1].any()
+
+
+def test_rhythm_is_absent_without_times() -> None:
+    dimension = Rhythm(8)
+    assert dimension(moments(batch_of([3])))[1].all()
+    assert not dimension(moments(batch_of([3], has_times=False)))[1].any()
+
+
+def test_rhythm_reads_how_often_and_not_in_which_order() -> None:
+    """The last moment's token is the same for any order of the events before it."""
+    batch = batch_of([3])
+    order = torch.tensor([3, 1, 0, 2, 7, 5, 6, 4, 8, 9, 11, 10])
+    mixed = replace(batch, **{n: getattr(batch, n)[:, order] for n in ("hours", "weekdays", "gaps")})
+    dimension = Rhythm(8)
+    one, other = (dimension(moments(b))[0] for b in (batch, mixed))
+    assert torch.allclose(one[:, -1], other[:, -1], atol=1e-6)
+    assert not torch.allclose(one[:, 0], other[:, 0], atol=1e-6)
+
+
+def with_behaviours(batch: Batch, names: list[str]) -> Batch:
+    """One person who did these things, one after the other."""
+    numbers = torch.tensor([[BEHAVIOURS.index(name) + 1 for name in names]])
+    return replace(batch, behaviours=numbers)
+
+
+DAY = ["view", "click", "cart", "purchase", "view", "rate", "search", "return", "share", "favourite", "review", "view"]
+
+
+@pytest.mark.parametrize("kind", [BROWSING, PURCHASES, FEEDBACK], ids=["browsing", "purchases", "feedback"])
+def test_deeds_are_the_mean_state_of_their_own_events_so_far_and_absent_before_the_first(kind: tuple[str, ...]) -> None:
+    batch = with_behaviours(batch_of([3]), DAY)
+    states = torch.randn(1, 12, 8, generator=torch.Generator().manual_seed(1))
+    dimension = Deeds(8, kind)
+    plain(dimension.project)
+    token, present = dimension(replace(moments(batch), states=states))
+    for t in range(12):
+        own = [event for event in range(t + 1) if DAY[event] in kind]
+        assert bool(present[0, t]) == bool(own)
+        if own:
+            assert torch.allclose(token[0, t], states[0, own].mean(0), atol=1e-6)
+
+
+def test_every_behaviour_is_of_one_kind() -> None:
+    assert sorted(BROWSING + PURCHASES + FEEDBACK) == sorted(BEHAVIOURS)
+
+
+def test_an_unknown_behaviour_and_padding_are_no_deeds() -> None:
+    batch = replace(batch_of([0, 3]), behaviours=torch.zeros(2, 12, dtype=torch.int64))
+    assert not Deeds(8, BROWSING)(moments(batch))[1].any()
+    viewed = replace(batch_of([0, 3]), behaviours=torch.ones(2, 12, dtype=torch.int64))
+    assert torch.equal(Deeds(8, BROWSING)(moments(viewed))[1], viewed.mask)
+
+
+def test_spending_reads_what_purchases_cost_and_nothing_else() -> None:
+    batch = with_behaviours(batch_of([3]), DAY)
+    priced = replace(batch, values=torch.full_like(batch.values, 7))
+    dimension = Spending(8)
+    token, present = dimension(moments(priced))
+    assert present[0].tolist() == [False] * 3 + [True] * 9
+    dearer = priced.values.clone()
+    dearer[0, 5] = 30  # a rating
+    assert torch.equal(dimension(moments(replace(priced, values=dearer)))[0], token)
+    dearer[0, 3] = 30  # the purchase
+    assert not torch.equal(dimension(moments(replace(priced, values=dearer)))[0][0, 3:], token[0, 3:])
+    assert not dimension(moments(replace(priced, values=torch.zeros_like(priced.values))))[1].any()
+
+
+def test_means_so_far_are_those_of_the_chosen_events() -> None:
+    values = torch.tensor([[[1.0], [5.0], [3.0]]])
+    assert mean_so_far(values, torch.tensor([[False, True, True]]))[0, :, 0].tolist() == [0.0, 5.0, 4.0]
+
+
+def test_demographics_tells_every_class_of_every_attribute_apart() -> None:
+    dimension = Demographics(8, (2, 3))
+    people = torch.tensor([[a, b] for a in range(3) for b in range(4)])
+    batch = replace(histories([1] * 12).batch(torch.arange(12), 1), attributes=people)
+    token, present = dimension(moments(batch))
+    assert present[:, 0].tolist() == [bool(a or b) for a, b in people.tolist()]
+    distances = torch.cdist(token[:, 0], token[:, 0]).detach()
+    distances.fill_diagonal_(1.0)
+    assert float(distances.min()) > 1e-3
+
+
+def last_tokens(dimension: nn.Module, batch: Batch) -> Tensor:
+    token: Tensor = dimension(moments(batch))[0]
+    return token.detach()
+
+
+@pytest.mark.parametrize(
+    "dimension", [Rhythm(8), Demographics(8, (2, 3)), Interests(8, 3), Content(8, 4)], ids=lambda d: type(d).__name__
 )
-BOUGHT, RETURNED, REVIEW, RATE = (BEHAVIOURS.index(name) + 1 for name in ("purchase", "return", "review", "rate"))
+def test_nobody_else_enters_a_token(dimension: nn.Module) -> None:
+    one, other = batch_of([3, 1, 0]), batch_of([3, 5, 6])
+    assert torch.equal(last_tokens(dimension, one)[0], last_tokens(dimension, other)[0])
 
 
-def batch_of(rows: list[int], *, seed: int = 0) -> Batch:
+def written(rows: list[int], *, seed: int = 0) -> Batch:
     return histories(seed=seed, texts=TEXT).batch(torch.tensor(rows), LENGTH)
 
 
@@ -43,7 +203,7 @@ def profile_of(batch: Batch, model: ProfileEncoder) -> Profile:
 
 def everybody() -> Batch:
     """People of whom every dimension knows something."""
-    batch = batch_of(list(range(7)))
+    batch = written(list(range(7)))
     bought = batch.behaviours.masked_fill(batch.mask & (batch.behaviours % 2 == 0), BOUGHT)
     bought[:, 0] = BOUGHT
     kinds = torch.where(torch.arange(bought.shape[1]) % 3 == 1, torch.where(batch.mask, REVIEW, 0), bought)
@@ -51,12 +211,12 @@ def everybody() -> Batch:
     return replace(batch, attributes=torch.full((7, 2), 1), behaviours=kinds)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", get_args(DimensionName))
 @pytest.mark.parametrize("row", [0, 3])
 def test_everybody_elses_records_do_not_change_a_persons_gradient_through_a_dimension_in_a_single_bit(
     name: DimensionName, row: int
 ) -> None:
-    batch, strangers = everybody(), batch_of([1, 3, 1, 3, 1, 3, 1], seed=8)
+    batch, strangers = everybody(), written([1, 3, 1, 3, 1, 3, 1], seed=8)
     keep = torch.arange(7) == row
 
     def mix(field: str) -> Tensor:
@@ -73,71 +233,6 @@ def test_everybody_elses_records_do_not_change_a_persons_gradient_through_a_dime
         found.append([p.grad for p in model.parameters() if p.grad is not None])
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
-
-
-GROUPS: list[tuple[DimensionName, tuple[str, ...]]] = [
-    ("browsing", ("view", "click", "search")),
-    ("purchases", ("cart", "purchase", "return")),
-    ("feedback", ("favourite", "rate", "review", "share")),
-    ("spending", ("purchase",)),
-]
-
-
-@pytest.mark.parametrize(("name", "members"), GROUPS)
-def test_a_dimension_of_some_behaviours_is_there_from_the_first_of_them_on(
-    name: DimensionName, members: tuple[str, ...]
-) -> None:
-    batch = batch_of([3])
-    model = encoder(scale=10.0, dimensions=("activity", name))
-    for number, behaviour in enumerate(BEHAVIOURS, start=1):
-        kinds = torch.zeros_like(batch.behaviours)
-        kinds[0, 2] = number
-        there = profile_of(replace(batch, behaviours=kinds), model).weights[0, :, 1] > 0
-        first = 2 if behaviour in members else LENGTH
-        assert there.tolist() == [moment >= first for moment in range(LENGTH)], behaviour
-
-
-def test_every_behaviour_belongs_to_one_of_the_three_dimensions() -> None:
-    assert sorted(BROWSING + PURCHASES + FEEDBACK) == sorted(BEHAVIOURS)
-
-
-def test_a_dimension_of_some_behaviours_is_the_mean_of_their_states_and_of_no_others() -> None:
-    states = torch.randn(1, 4, 8, generator=generator("states"))
-    batch = replace(histories([4]).batch(torch.tensor([0]), 4), behaviours=torch.tensor([[1, 6, 3, 0]]))
-    made = SomeBehaviours(8, BROWSING)
-    nothing = torch.zeros(21, 0)
-    moments = Moments(
-        batch=batch, states=states, running=torch.eye(4), recent=torch.eye(4), categories=nothing, content=nothing
-    )
-    with torch.no_grad():
-        made.project.weight.copy_(torch.eye(8))
-        made.project.bias.zero_()
-        token, there = made(moments)
-    both = (states[0, 0] + states[0, 2]) / 2
-    assert torch.allclose(token[0], torch.stack([states[0, 0], states[0, 0], both, both]), atol=1e-6)
-    assert there.tolist() == [[True, True, True, True]]
-
-
-def test_spending_tells_dear_from_cheap_many_from_few_and_returned_from_kept() -> None:
-    batch = histories([6]).batch(torch.tensor([0]), LENGTH)
-    model = encoder(scale=10.0, dimensions=("spending",))
-
-    def token(behaviours: list[int], values: list[int]) -> Tensor:
-        tokens: list[Tensor] = []
-        handle = model.dimensions["spending"].register_forward_hook(lambda _m, _g, out: tokens.append(out[0][0, -1]))
-        profile_of(replace(batch, behaviours=torch.tensor([behaviours]), values=torch.tensor([values])), model)
-        handle.remove()
-        return tokens[0]
-
-    usual = token([BOUGHT, BOUGHT, 0, 0, 0, 0], [10] * 6)
-    assert torch.equal(usual, token([0, BOUGHT, 0, BOUGHT, 0, 0], [10] * 6))
-    assert torch.equal(usual, token([BOUGHT, BOUGHT, 0, 0, 0, 0], [10, 10, 30, 30, 30, 30]))
-    for other in (
-        token([BOUGHT, BOUGHT, 0, 0, 0, 0], [10, 30, 10, 10, 10, 10]),
-        token([BOUGHT] * 5 + [0], [10] * 6),
-        token([BOUGHT, BOUGHT, RETURNED, 0, 0, 0], [10] * 6),
-    ):
-        assert not torch.allclose(usual, other, atol=1e-4)
 
 
 def test_texts_are_absent_without_harm_and_the_mean_is_over_what_was_written() -> None:
@@ -158,16 +253,14 @@ def test_texts_are_absent_without_harm_and_the_mean_is_over_what_was_written() -
 
 def test_a_text_at_an_event_of_another_dimension_is_not_feedback() -> None:
     model = encoder(scale=10.0, dimensions=("activity", "feedback"), text_width=TEXT)
-    batch = replace(batch_of([3]), behaviours=torch.tensor([[REVIEW] + [BOUGHT] * (LENGTH - 1)]))
+    batch = replace(written([3]), behaviours=torch.tensor([[REVIEW] + [BOUGHT] * (LENGTH - 1)]))
     other = batch.texts.clone()
     other[0, 1:] += 1.0
     assert torch.equal(profile_of(batch, model).vector, profile_of(replace(batch, texts=other), model).vector)
 
 
 def test_without_a_head_for_the_next_behaviour_asking_for_it_is_refused() -> None:
-    with pytest.raises(
-        UsageError, match="expected an encoder with a head for the next behaviour, got one without"
-    ):
+    with pytest.raises(UsageError, match="expected an encoder with a head for the next behaviour, got one without"):
         encoder().behaviour_scores(torch.zeros(1, 8))
     made = encoder(behaviour_head=True)
     assert made.behaviour_scores(torch.zeros(2, 3, 8)).shape == (2, 3, len(BEHAVIOURS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import get_args
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from silhouette_shared.model.vector import Layout, read_vector
 from silhouette_shared.schema import BEHAVIOURS
 
 USUAL: tuple[DimensionName, ...] = ("activity", "rhythm", "demographics", "interests", "content")
-ALL: tuple[DimensionName, ...] = (*USUAL, "browsing", "purchases", "feedback", "spending")
+EVERY: tuple[DimensionName, ...] = get_args(DimensionName)
 TEXT = 3
 OUTPUTS = ("vector", "weights", "state")
 
@@ -35,7 +36,7 @@ def profile_of(batch: Batch, model: ProfileEncoder | None = None) -> Profile:
 
 def everything() -> ProfileEncoder:
     """An encoder with every dimension and head."""
-    return encoder(scale=10.0, dimensions=ALL, text_width=TEXT, behaviour_head=True)
+    return encoder(scale=10.0, dimensions=EVERY, text_width=TEXT, behaviour_head=True)
 
 
 @pytest.mark.parametrize("moment", range(LENGTH - 1))
@@ -64,12 +65,12 @@ def test_no_later_event_changes_an_earlier_output_in_a_single_bit(moment: int) -
 @pytest.mark.parametrize("moment", [0, 3])
 def test_every_kind_of_input_is_read(moment: int) -> None:
     """Else the tests of independence would pass for an encoder that ignores its inputs."""
-    batch = whole_batch([3])
-    base = profile_of(batch)
+    batch, model = whole_batch([3]), everything()
+    base = profile_of(batch, model)
     for name in ("items", "behaviours", "values", "hours", "weekdays", "gaps"):
         column = getattr(batch, name).clone()
         column[0, moment] = column[0, moment] % 5 + 1
-        changed = profile_of(replace(batch, **{name: column}))
+        changed = profile_of(replace(batch, **{name: column}), model)
         assert not torch.equal(changed.vector[0, moment], base.vector[0, moment]), name
     feedback = replace(batch, behaviours=torch.full_like(batch.behaviours, BEHAVIOURS.index("review") + 1))
     written = replace(feedback, texts=feedback.texts + 1.0)
@@ -117,6 +118,7 @@ def test_everybody_elses_records_do_not_change_a_persons_outputs_or_gradient_in_
     found = []
     for batch in (whole_batch(), others_replaced(whole_batch(), row)):
         model = everything()
+        assert model.dimension_names == EVERY
         profile = model(batch)
         scores = model.item_scores(profile.state[row])[:, 1:]
         kinds = model.behaviour_scores(profile.state[row])

@@ -17,9 +17,11 @@ from silhouette_shared.model.histories import Batch
 from silhouette_shared.model.objective import (
     hide_attributes,
     losses_of_scores,
+    next_behaviour_losses,
     person_losses,
 )
 from silhouette_shared.model.softmax import next_item_losses
+from silhouette_shared.schema import BEHAVIOURS
 
 
 def training_batch(rows: list[int] | None = None) -> Batch:
