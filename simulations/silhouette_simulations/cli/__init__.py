@@ -1,10 +1,11 @@
 """The verbs that the simulations add to the command line: `silhouette data` and `sim`."""
 
-from silhouette_simulations.cli import attack, report, sweep
+from silhouette_simulations.cli import attack, examine, report, sweep
 from silhouette_simulations.cli.data import data
 from silhouette_simulations.cli.sim import sim
 
 attack.register(sim)
+examine.register(sim)
 report.register(sim)
 sweep.register(sim)
 
