@@ -1,5 +1,6 @@
-"""What a finished model's profiles are good for: attributes that a linear probe reads in them, explanations that hold,
-and what a recommender of eight bits loses.
+"""What a finished model is good for beside its ranking.
+
+Attributes that a linear probe reads in the profiles, explanations that hold, and what eight bits lose.
 
 The profile of a probe is frozen: the vector, the dimension weights and the dimension tokens after the last event, of a
 model that never saw a declared attribute. Only then is a person of the held-out fifth unknown to both.

@@ -115,7 +115,5 @@ def test_a_finished_model_is_examined_and_one_trained_on_attributes_refused() ->
         replace(asked, training=Training(attribute_weight=0.1)),
         replace(asked, model=replace(blind, dimensions=("activity", "demographics"))),
     ):
-        with pytest.raises(
-            UsageError, match="expected a plan that reads no declared attribute, for a probe to be held"
-        ):
+        with pytest.raises(UsageError, match="expected a plan that reads no declared attribute, for a probe to be"):
             examine(sighted, world(), parameters(blind), torch.device("cpu"), people=5)
