@@ -164,7 +164,7 @@ def faithfulness(
         rest = [position for position in window if position not in first]
         draw = torch.randperm(len(rest), generator=generator)[:named].tolist()
         left_out = [[], first, [rest[place] for place in draw]]
-        chances = _read(encoder, _without(histories, person, left_out), _log_chance(encoder, item))
+        chances = _read(encoder, _without(encoder, histories, person, left_out), _log_chance(encoder, item))
         by_named.append(abs(float(chances[0] - chances[1])))
         by_random.append(abs(float(chances[0] - chances[2])))
     if not by_named:
@@ -227,17 +227,25 @@ def _changes(
     if int(histories.lengths[person]) < 2:
         return [None for _ in tried]
     left_out = [[], *([start + place] for place in tried)]
-    found = _read(encoder, _without(histories, person, left_out), value)
+    found = _read(encoder, _without(encoder, histories, person, left_out), value)
     return [float(found[0] - without) for without in found[1:]]
 
 
-def _without(histories: Histories, person: int, left_out: Sequence[Sequence[int]]) -> Histories:
-    """A person's history once for each list of positions, with the events there left out."""
+def _without(
+    encoder: ProfileEncoder, histories: Histories, person: int, left_out: Sequence[Sequence[int]]
+) -> Histories:
+    """A person's history once for each list of positions, with the events there left out.
+
+    Only as much of it as the encoder can see afterwards, and the event before, which says how long the first gap is.
+    """
     begin, end = histories.offsets[person : person + 2].tolist()
+    seen = encoder.history_length + max(len(positions) for positions in left_out) + 1
+    earlier = max(0, end - begin - seen)
+    begin += earlier
     kept = []
     for positions in left_out:
         keep = torch.ones(end - begin, dtype=torch.bool)
-        keep[list(positions)] = False
+        keep[[position - earlier for position in positions]] = False
         kept.append(torch.nonzero(keep).flatten() + begin)
     device = histories.items.device
     lengths = torch.tensor([len(index) for index in kept], device=device)

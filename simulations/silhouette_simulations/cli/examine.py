@@ -113,14 +113,14 @@ def _print(findings: Findings) -> None:
     screen.print(table)
     found = findings.faithful
     screen.print(
-        f"explanations: leaving out the {found.named} events named first moves the score more than {found.named} "
-        f"others for {found.share.mean:.1%} of {found.people} people ({found.share.low:.1%} to {found.share.high:.1%}); "
+        f"explanations: leaving out the {found.named} events named first moves the score more than "
+        f"{found.named} others for {found.share.mean:.1%} of {found.people} people ({found.share.low:.1%} to {found.share.high:.1%}); "
         f"{found.moved_by_named:.3f} against {found.moved_by_random:.3f} on average; "
         f"{found.too_short} had too few events"
     )
     small = findings.int8
     screen.print(
-        f"eight bits: {small.bytes_before:,} bytes become {small.bytes_after:,}; NDCG@10 {small.ndcg_before:.4f} "
-        f"becomes {small.ndcg_after:.4f} ({small.difference.mean:+.5f}, {small.difference.low:+.5f} to "
+        f"eight bits: {small.bytes_before:,} bytes become {small.bytes_after:,}; "
+        f"NDCG@10 {small.ndcg_before:.4f} becomes {small.ndcg_after:.4f} ({small.difference.mean:+.5f}, {small.difference.low:+.5f} to "
         f"{small.difference.high:+.5f})"
     )

@@ -124,3 +124,12 @@ def test_who_has_too_few_events_is_counted_apart_and_alone_refused() -> None:
     assert (found.people, found.too_short) == (2, 2)
     with pytest.raises(UsageError, match="expected somebody with more than 4 events, got none of 2 people"):
         faithfulness(model, histories(), [0, 2], generator=generator("faith"), named=2)
+
+
+def test_a_million_events_of_one_person_are_explained_from_the_window_alone() -> None:
+    people = histories([10**6])
+    said = explain_recommendation(encoder(scale=10.0), people, 0, 7)
+    assert sorted(event.position for event in said.events) == list(range(10**6 - LENGTH, 10**6))
+    tail = people.of_events(torch.arange(10**6 - 3 * LENGTH, 10**6), torch.tensor([0]), torch.tensor([3 * LENGTH]))
+    again = explain_recommendation(encoder(scale=10.0), tail, 0, 7)
+    assert [event.change for event in again.events] == [event.change for event in said.events]
