@@ -86,8 +86,8 @@ def brought_content(
         Shape (V, C), C the widths of all modalities together, float32.
 
     Raises:
-        UsageError: If a modality has no vectors, vectors of several widths, a number that is not finite, or an item that
-            is not in the catalogue.
+        UsageError: If a modality has no vectors, vectors of several widths, a number that is not finite, or an item
+            that is not in the catalogue.
 
     >>> brought_content(["a", "b"], {"image": {"b": [3.0, 4.0]}}).round(1).tolist()
     [[0.0, 0.0], [0.6000000238418579, 0.800000011920929]]
