@@ -114,12 +114,14 @@ def _print(findings: Findings) -> None:
     found = findings.faithful
     screen.print(
         f"explanations: leaving out the {found.named} events named first moves the score more than "
-        f"{found.named} others do for {found.share.mean:.1%} of {found.people} people ({found.share.low:.1%} to {found.share.high:.1%}); "
+        f"{found.named} others do for {found.share.mean:.1%} of {found.people} people "
+        f"({found.share.low:.1%} to {found.share.high:.1%}); "
         f"by {found.moved_by_named:.3f} against {found.moved_by_random:.3f}; {found.too_short} had too few events"
     )
     small = findings.int8
     moved = small.difference
     screen.print(
         f"eight bits: {small.bytes_before:,} bytes become {small.bytes_after:,}; "
-        f"NDCG@10 {small.ndcg_before:.4f} becomes {small.ndcg_after:.4f} ({moved.mean:+.5f}, {moved.low:+.5f} to {moved.high:+.5f})"
+        f"NDCG@10 {small.ndcg_before:.4f} becomes {small.ndcg_after:.4f} "
+        f"({moved.mean:+.5f}, {moved.low:+.5f} to {moved.high:+.5f})"
     )
