@@ -45,9 +45,9 @@ def vocabulary(items: int = ITEMS, categories: int = 3, content: int = 4) -> Voc
 
 
 def histories(
-    lengths: Sequence[int] = LENGTHS, *, seed: int = 0, items: int = ITEMS, has_times: bool = True
+    lengths: Sequence[int] = LENGTHS, *, seed: int = 0, items: int = ITEMS, has_times: bool = True, texts: int = 0
 ) -> Histories:
-    """People with so many events each; items repeat, and some attributes and values are unknown."""
+    """People with so many events each; items repeat, and some attributes, values and texts are unknown."""
     draw = generator("histories", seed)
     events = sum(lengths)
 
@@ -65,23 +65,20 @@ def histories(
         offsets=torch.cat([torch.zeros(1, dtype=torch.int64), own.cumsum(0)]),
         attributes=torch.stack([whole(0, 3, len(lengths)), whole(0, 4, len(lengths))], dim=1),
         has_times=has_times,
+        texts=_texts(events, texts, seed),
     )
+
+
+def _texts(events: int, width: int, seed: int) -> Tensor | None:
+    if width == 0:
+        return None
+    draw = generator("texts", seed)
+    return torch.randn(events, width, generator=draw) * (torch.rand(events, 1, generator=draw) < 0.6)
 
 
 def only(people: Histories, rows: Sequence[int]) -> Histories:
     """The chosen people alone."""
-    pieces = [torch.arange(int(people.offsets[row]), int(people.offsets[row + 1])) for row in rows]
-    index = torch.cat(pieces)
-    own = torch.tensor([len(piece) for piece in pieces])
-    return Histories(
-        items=people.items[index],
-        behaviours=people.behaviours[index],
-        values=people.values[index],
-        timestamps=people.timestamps[index],
-        offsets=torch.cat([torch.zeros(1, dtype=torch.int64), own.cumsum(0)]),
-        attributes=people.attributes[list(rows)],
-        has_times=people.has_times,
-    )
+    return people.of_people(torch.tensor(list(rows)))
 
 
 def shape(**changes: object) -> Model:

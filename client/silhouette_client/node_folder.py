@@ -76,6 +76,8 @@ def write_node_folder(
     for name, histories in partners.items():
         (folder / name).mkdir(exist_ok=True)
         tensors = {key: getattr(histories, key).contiguous() for key in _HISTORY_TENSORS}
+        if histories.texts is not None:
+            tensors["texts"] = histories.texts.contiguous()
         save_file(
             tensors,
             folder / name / "histories.safetensors",
@@ -182,7 +184,8 @@ def _read_histories(path: Path) -> Histories:
 
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-        tensors = {key: file.get_tensor(key) for key in _HISTORY_TENSORS}
+        optional = [key for key in file.keys() if key == "texts"]  # noqa: SIM118 - not a dictionary
+        tensors = {key: file.get_tensor(key) for key in (*_HISTORY_TENSORS, *optional)}
     return Histories(**tensors, has_times=metadata.get("has_times") == "1")
 
 

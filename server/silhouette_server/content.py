@@ -1,15 +1,17 @@
-"""Content vectors of the catalogue, made once from public texts by the coordinator.
+"""Content vectors of the catalogue, made once from public texts by the coordinator or brought by its publisher.
 
 The vectors become part of the signed catalogue. They are made in one place because two machines
 need not agree on the last bits of a decomposition.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.utils.extmath import randomized_svd
+
+from silhouette_shared.errors import UsageError
 
 
 def content_vectors(texts: Sequence[str], width: int, seed: int = 0) -> NDArray[np.float32]:
@@ -66,3 +68,48 @@ def content_vectors(texts: Sequence[str], width: int, seed: int = 0) -> NDArray[
     components[lengths[:, 0] <= 1e-10] = 0.0
     vectors[:, :rank] = components
     return vectors
+
+
+def brought_content(
+    items: Sequence[str], modalities: Mapping[str, Mapping[str, Sequence[float]]]
+) -> NDArray[np.float32]:
+    """Content from vectors that the publisher brings for any modality: text, image, audio or another.
+
+    Each modality's vectors get length one, so that none outweighs another by its units, and stand beside each other in
+    the order of the modalities' names. An item without a vector has zeros there.
+
+    Args:
+        items: Ids of the catalogue, V of them.
+        modalities: By name, the vector of each item that has one.
+
+    Returns:
+        Shape (V, C), C the widths of all modalities together, float32.
+
+    Raises:
+        UsageError: If a modality has no vectors, vectors of several widths, a number that is not finite, or an item
+            that is not in the catalogue.
+
+    >>> brought_content(["a", "b"], {"image": {"b": [3.0, 4.0]}}).round(1).tolist()
+    [[0.0, 0.0], [0.6000000238418579, 0.800000011920929]]
+    """
+    row_of = {item: row for row, item in enumerate(items)}
+    parts = [np.zeros((len(items), 0), dtype=np.float32)]
+    for name, vectors in sorted(modalities.items()):
+        widths = sorted({len(vector) for vector in vectors.values()})
+        if len(widths) != 1 or widths == [0]:
+            raise UsageError(
+                f"content {name}: expected vectors of one width, got "
+                f"{' and '.join(map(str, widths)) if widths else 'none'}; make all of them with the same model"
+            )
+        if unknown := sum(item not in row_of for item in vectors):
+            raise UsageError(
+                f"content {name}: expected items of the catalogue, got {unknown} others; add them or leave them out"
+            )
+        values = np.asarray(list(vectors.values()), dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise UsageError(f"content {name}: expected finite numbers, got NaN or infinity; make the vectors again")
+        lengths = np.linalg.norm(values, axis=1, keepdims=True)
+        part = np.zeros((len(items), widths[0]), dtype=np.float32)
+        part[[row_of[item] for item in vectors]] = values / np.where(lengths > 0, lengths, 1.0)
+        parts.append(part)
+    return np.concatenate(parts, axis=1)

@@ -328,22 +328,11 @@ def _trained(
 
 def _chosen(data: PartnerData, rows: NDArray[np.int64], name: str) -> PartnerData:
     """Some people of a partner, in the order of `rows`."""
-    known = data.known
-    starts, lengths = known.offsets[:-1].numpy()[rows], known.lengths.numpy()[rows]
-    index = torch.from_numpy(np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)]))
     own = torch.from_numpy(rows)
     return PartnerData(
         name=name,
         users=tuple(data.users[row] for row in rows),
-        known=Histories(
-            items=known.items[index],
-            behaviours=known.behaviours[index],
-            values=known.values[index],
-            timestamps=known.timestamps[index],
-            offsets=torch.from_numpy(np.concatenate([[0], lengths.cumsum()])),
-            attributes=known.attributes[own],
-            has_times=known.has_times,
-        ),
+        known=data.known.of_people(own),
         targets=data.targets[own],
     )
 

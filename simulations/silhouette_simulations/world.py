@@ -66,6 +66,7 @@ def concatenate(parts: list[Histories]) -> Histories:
     """The people of several histories one after the other."""
     starts = np.cumsum([0] + [len(part.items) for part in parts]).tolist()
     offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts[:-1], strict=True)]
+    texts = [part.texts for part in parts if part.texts is not None]
     return Histories(
         items=torch.cat([part.items for part in parts]),
         behaviours=torch.cat([part.behaviours for part in parts]),
@@ -74,6 +75,7 @@ def concatenate(parts: list[Histories]) -> Histories:
         offsets=torch.cat([*offsets, torch.tensor([starts[-1]])]),
         attributes=torch.cat([part.attributes for part in parts]),
         has_times=all(part.has_times for part in parts),
+        texts=torch.cat(texts) if len(texts) == len(parts) else None,
     )
 
 
@@ -96,6 +98,7 @@ def build_world(plan: Plan, dataset: Dataset) -> World:
             items=catalogue.index,
             attributes=dataset.attributes,
             has_times=dataset.times == "utc",
+            text_width=plan.model.text_width,
         )
         if int(full.lengths.min()) <= left_out:
             raise UsageError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from silhouette_server.content import content_vectors
+from silhouette_server.content import brought_content, content_vectors
+from silhouette_shared.errors import UsageError
 
 TEXTS = [
     "space war with a dark lord",
@@ -60,3 +61,24 @@ def test_without_words_everything_is_zero(texts: list[str]) -> None:
 def test_a_negative_width_is_refused() -> None:
     with pytest.raises(ValueError, match="width of at least 0, got -1"):
         content_vectors(TEXTS, -1)
+
+
+def test_vectors_of_any_modality_stand_beside_each_other_each_of_length_one() -> None:
+    found = brought_content(["a", "b", "c"], {"text": {"a": [2.0]}, "image": {"b": [3.0, 4.0], "a": [0.0, 0.0]}})
+    assert found.dtype == np.float32
+    assert found == pytest.approx(np.array([[0, 0, 1], [0.6, 0.8, 0], [0, 0, 0]]))
+    assert brought_content(["a"], {}).shape == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        ({"a": [1.0], "b": [1.0, 2.0]}, "content image: expected vectors of one width, got 1 and 2; make all of them"),
+        ({}, "content image: expected vectors of one width, got none"),
+        ({"z": [1.0]}, "content image: expected items of the catalogue, got 1 others; add them or leave them out"),
+        ({"a": [float("nan")]}, "content image: expected finite numbers, got NaN or infinity"),
+    ],
+)
+def test_brought_vectors_that_are_no_content_are_refused(vectors: dict[str, list[float]], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        brought_content(["a", "b"], {"image": vectors})

@@ -79,6 +79,7 @@ def examine(
                 model,
                 batch,
                 attribute_weight=plan.training.attribute_weight,
+                behaviour_weight=plan.training.behaviour_weight,
                 attribute_masking=masking,
                 generator=source.child("hiding", rows[0]).torch_generator(),
                 negatives=negatives,

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from silhouette_client.ingest.text import text_vectors
 from silhouette_shared.errors import UsageError
 from silhouette_shared.model.histories import UNKNOWN, Histories, value_buckets
 from silhouette_shared.schema import BEHAVIOURS
@@ -18,6 +19,7 @@ def pack(
     items: Mapping[str, int],
     attributes: Mapping[str, Sequence[str]],
     has_times: bool,
+    text_width: int = 0,
 ) -> Histories:
     """Pack the events of `users`, one person after the other in the order of that table.
 
@@ -30,6 +32,7 @@ def pack(
         items: Number of each item of the catalogue, from 1.
         attributes: Classes of each declared attribute, in order.
         has_times: Whether timestamps are points in time rather than ranks.
+        text_width: Columns of the vectors of what people wrote; 0 reads no texts.
 
     Raises:
         UsageError: If a person has no events, or an item or class is unknown.
@@ -63,7 +66,15 @@ def pack(
         offsets=torch.from_numpy(np.concatenate([[0], counts.cumsum()]).astype(np.int64)),
         attributes=_attributes(users, attributes),
         has_times=has_times,
+        texts=_texts(own, order, text_width),
     )
+
+
+def _texts(events: pd.DataFrame, order: np.ndarray, width: int) -> torch.Tensor | None:
+    if width == 0:
+        return None
+    written = events["text"].iloc[order]
+    return torch.from_numpy(text_vectors([None if pd.isna(text) else str(text) for text in written], width))
 
 
 def _attributes(users: pd.DataFrame, attributes: Mapping[str, Sequence[str]]) -> torch.Tensor:

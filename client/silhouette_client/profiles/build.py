@@ -5,7 +5,7 @@ in the sense of differential privacy and are never sent.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,12 +52,7 @@ def build_profiles(encoder: ProfileEncoder, histories: Histories, *, cutoff: int
         cutoff: Recommendations a person, of items not seen before.
     """
     encoder.eval()
-    hidden = Histories(
-        **{
-            **{name: getattr(histories, name) for name in histories.__dataclass_fields__},
-            "attributes": torch.full_like(histories.attributes, UNKNOWN),
-        }
-    )
+    hidden = replace(histories, attributes=torch.full_like(histories.attributes, UNKNOWN))
     for people in torch.arange(len(histories), device=histories.items.device).split(PEOPLE_AT_ONCE):
         batch = histories.batch(people, encoder.history_length)
         profile = encoder(batch)

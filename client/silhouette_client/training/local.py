@@ -48,6 +48,7 @@ def train_plainly(
                 encoder,
                 batch,
                 attribute_weight=training.attribute_weight,
+                behaviour_weight=training.behaviour_weight,
                 attribute_masking=training.attribute_masking,
                 generator=generator,
                 negatives=draw_negatives(len(encoder.item.weight) - 1, training.negatives, generator),

@@ -174,6 +174,7 @@ def step_losses(
             encoder,
             batch,
             attribute_weight=training.attribute_weight,
+            behaviour_weight=training.behaviour_weight,
             attribute_masking=training.attribute_masking,
             generator=generator,
             negatives=negatives,

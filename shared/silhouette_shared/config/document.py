@@ -151,6 +151,8 @@ _MEANINGS = {
     "model.lags": "events before that every event sees directly",
     "model.content_width": "columns of the public content vectors",
     "model.dimensions": "also browsing, purchases, feedback and spending, where there are such events",
+    "model.text_width": "columns of the vectors of what people write; 0 reads no texts",
+    "model.behaviour_head": "also say what kind of event comes next",
     "training": "Training without privacy, and the objective of both trainings.",
     "training.final_learning_rate": "fraction reached in the last round, along a cosine",
     "training.server_optimiser": "average, momentum or adam",

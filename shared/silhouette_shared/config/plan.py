@@ -131,6 +131,8 @@ class Model:
     lags: int = 3  # events before that every event token sees directly, ahead of the attention
     dropout: float = 0.2
     content_width: int = 32  # columns of the public content vectors
+    text_width: int = 0  # columns of the vectors of what people write, for the feedback; 0 reads no texts
+    behaviour_head: bool = False  # also say what kind of event comes next
     dimensions: tuple[DimensionName, ...] = (
         "activity",
         "rhythm",
@@ -153,6 +155,7 @@ class Model:
         _require(self.feed_forward >= 1, "model.feed_forward", "at least 1", self.feed_forward)
         _require(0 <= self.dropout < 1, "model.dropout", "a number from 0 to below 1", self.dropout)
         _require(self.content_width >= 1, "model.content_width", "at least 1", self.content_width)
+        _require(0 <= self.text_width <= 4096, "model.text_width", "0 to 4096", self.text_width)
         _require(
             len(self.dimensions) >= 1 and len(set(self.dimensions)) == len(self.dimensions),
             "model.dimensions",
@@ -232,6 +235,7 @@ class Training(Schedule):
     batch_size: int = 16
     weight_decay: float = 0.0
     attribute_weight: float = 0.1  # of the attribute losses, beside next item
+    behaviour_weight: float = 0.1  # of the next behaviour, where the model has a head for it
     attribute_masking: float = 0.5  # chance that a declared attribute is hidden and has to be guessed
     negatives: int = 0  # items in the softmax beside the next one, drawn evenly each step; 0 for the whole catalogue
 
@@ -252,7 +256,7 @@ class Training(Schedule):
             "0 for the whole catalogue, or a number of items",
             self.negatives,
         )
-        for name in ("weight_decay", "attribute_weight"):
+        for name in ("weight_decay", "attribute_weight", "behaviour_weight"):
             value = getattr(self, name)
             _require(value >= 0, f"training.{name}", "0 or more", value)
         _require(

@@ -70,19 +70,28 @@ def _among(behaviours: tuple[str, ...]) -> Tensor:
 class Deeds(nn.Module):
     """What a person did of some kinds: the mean state of these events so far; absent before the first.
 
-    Browsing, purchases and feedback are such dimensions, with the behaviours of `schema`.
+    Browsing, purchases and feedback are such dimensions, with the behaviours of `schema`. With `text_width`, the mean
+    vector of what was written at these events so far stands beside it, zero where nothing was.
     """
 
-    def __init__(self, width: int, behaviours: tuple[str, ...]) -> None:
+    def __init__(self, width: int, behaviours: tuple[str, ...], text_width: int = 0) -> None:
         super().__init__()
+        self.text_width = text_width
         self.register_buffer("wanted", _among(behaviours), persistent=False)
-        self.project = nn.Linear(width, width)
+        self.project = nn.Linear(width + text_width, width)
 
     def forward(self, moments: Moments) -> tuple[Tensor, Tensor]:
         """Token (B, L, H) and whether it is present (B, L)."""
         chosen = self.get_buffer("wanted")[moments.batch.behaviours] & moments.batch.mask
         present = (chosen.cumsum(1) > 0) & moments.batch.mask
-        return self.project(mean_so_far(moments.states, chosen)), present
+        mean = mean_so_far(moments.states, chosen)
+        if self.text_width:
+            texts = moments.batch.texts.to(mean)
+            if texts.shape[-1] == 0:  # these histories bring none
+                texts = mean.new_zeros((*chosen.shape, self.text_width))
+            written = chosen & (texts != 0).any(-1)
+            mean = torch.cat([mean, mean_so_far(texts, written)], dim=-1)
+        return self.project(mean), present
 
 
 class Spending(nn.Module):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from silhouette_shared.config import DimensionName, Model
+from silhouette_shared.errors import UsageError
 from silhouette_shared.model.dimensions import (
     RECENT_HALF_LIFE_EVENTS,
     Activity,
@@ -180,7 +181,7 @@ class ProfileEncoder(nn.Module):
 
         self.dimensions = nn.ModuleDict()
         for name in shape.dimensions:
-            dimension = _dimension(name, width, self.attribute_classes, categories, content_width)
+            dimension = _dimension(name, shape, self.attribute_classes, categories, content_width)
             if dimension is not None:
                 self.dimensions[name] = dimension
         if not self.dimensions:
@@ -193,6 +194,7 @@ class ProfileEncoder(nn.Module):
         self.score_content = nn.Linear(width, content_width, bias=False)
         self.score_item = nn.Linear(width, items + 1, bias=False)
         self.attribute_heads = nn.ModuleList(nn.Linear(width, count) for count in self.attribute_classes)
+        self.behaviour_head = nn.Linear(width, len(BEHAVIOURS)) if shape.behaviour_head else None
         self.score_item.weight = self.item.weight
 
     @property
@@ -272,8 +274,8 @@ class ProfileEncoder(nn.Module):
             content=content,
         )
         tokens, present = [], []
-        for dimension in self.dimensions.values():
-            token, there = dimension(moments)
+        for part in self.dimensions.values():
+            token, there = part(moments)
             tokens.append(token)
             present.append(there)
         profile, weights = self.fusion(states, torch.stack(tokens, dim=2), torch.stack(present, dim=2), generator)
@@ -318,17 +320,32 @@ class ProfileEncoder(nn.Module):
             bias=self.get_buffer("prior_bias"),
         )
 
+    def behaviour_scores(self, state: Tensor) -> Tensor:
+        """Scores of the behaviours, in the order of the schema, for the next event, from states (..., H + F).
+
+        Raises:
+            UsageError: If the encoder has no such head.
+        """
+        if self.behaviour_head is None:
+            raise UsageError(
+                "expected an encoder with a head for the next behaviour, got one without; "
+                "set model.behaviour_head = true in the plan and train"
+            )
+        scores: Tensor = self.behaviour_head(state[..., : self.shape.width])
+        return scores
+
     def attribute_scores(self, profile: Tensor) -> Sequence[Tensor]:
         """Scores of every attribute's classes from profile vectors (..., H), one tensor each."""
         return [head(profile) for head in self.attribute_heads]
 
 
 def _dimension(
-    name: DimensionName, width: int, attributes: tuple[int, ...], categories: int, content_width: int
+    name: DimensionName, shape: Model, attributes: tuple[int, ...], categories: int, content_width: int
 ) -> nn.Module | None:
     """The dimension of this name; None if the catalogue and the declared attributes cannot fill it."""
+    width = shape.width
     if name in _DEEDS:
-        return Deeds(width, _DEEDS[name])
+        return Deeds(width, _DEEDS[name], shape.text_width if name == "feedback" else 0)
     if name == "demographics":
         return Demographics(width, attributes) if attributes else None
     if name == "interests":

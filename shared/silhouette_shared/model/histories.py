@@ -24,7 +24,7 @@ _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday
 class Batch:
     """Histories of B people, right-padded to L events, oldest first.
 
-    What stands at position t describes event t and events before it; `targets` alone looks ahead.
+    What stands at position t describes event t and events before it; `targets` and `next_behaviours` alone look ahead.
     """
 
     items: Tensor  # (B, L) int64, 1..V, 0 is padding
@@ -36,6 +36,8 @@ class Batch:
     lengths: Tensor  # (B,) int64, at least 1
     attributes: Tensor  # (B, A) int64, 1.., 0 unknown
     targets: Tensor  # (B, L) int64, the item of event t + 1, 0 where nothing is to be predicted
+    next_behaviours: Tensor  # (B, L) int64, the behaviour of event t + 1, 0 where unknown or nothing is to be predicted
+    texts: Tensor  # (B, L, X) vector of what the person wrote, zero where nothing; X is 0 where nobody's is read
 
     @property
     def mask(self) -> Tensor:
@@ -54,12 +56,15 @@ class Histories:
     offsets: Tensor  # (U + 1,) int64
     attributes: Tensor  # (U, A) int64
     has_times: bool
+    texts: Tensor | None = None  # (E, X) vector of what the person wrote, zero where nothing; None: no texts are read
 
     def __post_init__(self) -> None:
         if self.offsets[0] != 0 or self.offsets[-1] != len(self.items):
             raise ValueError("expected offsets from 0 to the number of events")
         if len(self.offsets) != len(self.attributes) + 1:
             raise ValueError("expected one row of attributes a person")
+        if self.texts is not None and len(self.texts) != len(self.items):
+            raise ValueError("expected one vector of text an event")
         # A person without events would be read as the first event of the next one.
         if len(self.attributes) and int(self.lengths.min()) < 1:
             raise ValueError("expected at least one event of every person")
@@ -82,7 +87,34 @@ class Histories:
             offsets=self.offsets.to(device),
             attributes=self.attributes.to(device),
             has_times=self.has_times,
+            texts=None if self.texts is None else self.texts.to(device),
         )
+
+    def of_events(self, index: Tensor, people: Tensor, lengths: Tensor) -> "Histories":
+        """Histories made of chosen events.
+
+        Args:
+            index: Events in their order, one person after the other, shape (E',).
+            people: Row number of each person of the result, whose attributes are taken over, shape (U',).
+            lengths: How many of the events are each person's, at least 1, shape (U',).
+        """
+        return Histories(
+            items=self.items[index],
+            behaviours=self.behaviours[index],
+            values=self.values[index],
+            timestamps=self.timestamps[index],
+            offsets=torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]),
+            attributes=self.attributes[people],
+            has_times=self.has_times,
+            texts=None if self.texts is None else self.texts[index],
+        )
+
+    def of_people(self, people: Tensor) -> "Histories":
+        """The histories of some people, in the order of the row numbers (U',)."""
+        lengths = self.lengths[people]
+        before = lengths.cumsum(0) - lengths
+        start = torch.repeat_interleave(self.offsets[people] - before, lengths)
+        return self.of_events(start + torch.arange(len(start), device=start.device), people, lengths)
 
     def without_last(self, events: int | Tensor) -> "Histories":
         """The histories with the last `events` events of everybody, or of each person (U,), left out.
@@ -91,19 +123,10 @@ class Histories:
             ValueError: If a person has no more than `events` events.
         """
         lengths = self.lengths - events
-        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        owner = torch.repeat_interleave(torch.arange(len(self), device=lengths.device), self.lengths)
+        everybody = torch.arange(len(self), device=lengths.device)
+        owner = torch.repeat_interleave(everybody, self.lengths)
         position = torch.arange(len(self.items), device=lengths.device) - self.offsets[owner]
-        keep = position < lengths[owner]
-        return Histories(
-            items=self.items[keep],
-            behaviours=self.behaviours[keep],
-            values=self.values[keep],
-            timestamps=self.timestamps[keep],
-            offsets=offsets,
-            attributes=self.attributes,
-            has_times=self.has_times,
-        )
+        return self.of_events(torch.nonzero(position < lengths[owner]).flatten(), everybody, lengths)
 
     def training_batch(self, people: Tensor, length: int, generator: torch.Generator | None) -> Batch:
         """Windows of up to `length` inputs with the next item as target.
@@ -142,7 +165,7 @@ class Histories:
         index = torch.where(mask, start[:, None] + column, start[:, None])  # (B, L)
         following = index + 1
         has_next = mask & (following < self.offsets[people + 1][:, None])
-        targets = self.items[torch.where(has_next, following, index)] * has_next
+        following = torch.where(has_next, following, index)
         unknown = torch.zeros_like(index)
         hours, weekdays, gaps = unknown, unknown, unknown
         if self.has_times:
@@ -162,8 +185,15 @@ class Histories:
             gaps=gaps,
             lengths=inputs,
             attributes=self.attributes[people],
-            targets=targets,
+            targets=self.items[following] * has_next,
+            next_behaviours=self.behaviours[following] * has_next,
+            texts=self._texts(index, mask),
         )
+
+    def _texts(self, index: Tensor, mask: Tensor) -> Tensor:
+        if self.texts is None:
+            return torch.zeros((*index.shape, 0), device=index.device)
+        return self.texts[index] * mask[..., None]
 
 
 def value_buckets(values: Tensor) -> Tensor:

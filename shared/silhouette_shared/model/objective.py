@@ -15,6 +15,7 @@ from silhouette_shared.errors import UsageError
 from silhouette_shared.model.encoder import ProfileEncoder, at_last
 from silhouette_shared.model.histories import UNKNOWN, Batch
 from silhouette_shared.model.softmax import Tape, next_item_losses
+from silhouette_shared.schema import BEHAVIOURS
 
 
 def hide_attributes(batch: Batch, chance: float, generator: torch.Generator) -> tuple[Batch, Tensor]:
@@ -60,13 +61,15 @@ def person_losses(
     attribute_masking: float,
     generator: torch.Generator,
     negatives: Tensor | None = None,
+    behaviour_weight: float = 0.0,
     per_person: bool = False,
     tape: Tape | None = None,
 ) -> Tensor:
     """Loss of each person, shape (B,).
 
     Cross-entropy of the next item over the whole catalogue or over `negatives`, mean over the person's positions, plus
-    `attribute_weight` times the sum of the cross-entropies of the attributes that were hidden from this pass.
+    `attribute_weight` times the sum of the cross-entropies of the attributes that were hidden from this pass, plus
+    `behaviour_weight` times the cross-entropy of the next behaviour if the encoder has a head for it.
 
     Args:
         encoder: In training.
@@ -74,6 +77,7 @@ def person_losses(
         attribute_weight: Zero leaves the attribute heads untrained.
         attribute_masking: Chance that a declared attribute is hidden and guessed.
         generator: For hiding and dropout.
+        behaviour_weight: Of the next behaviour.
         negatives: Of `draw_negatives`, shape (K,); one draw serves all virtual batches of a step.
         per_person: Score through the encoder's modules with a person axis, as engines that hook modules need.
         tape: Score through the fused softmax with a person axis, and leave on the tape what book-keeping needs.
@@ -91,6 +95,9 @@ def person_losses(
             prior=encoder.constant_part(profile.state),
             tape=tape,
         )
+    if behaviour_weight > 0 and encoder.behaviour_head is not None:
+        scores = encoder.behaviour_scores(profile.state)
+        losses = losses + behaviour_weight * next_behaviour_losses(scores, batch.next_behaviours)
     if attribute_weight > 0:
         last = at_last(profile.vector, batch.lengths)
         for column, logits in enumerate(encoder.attribute_scores(last)):
@@ -98,6 +105,24 @@ def person_losses(
                 logits, (truth[:, column] - 1).clamp(min=0), reduction="none"
             ) * (truth[:, column] != UNKNOWN)
     return losses
+
+
+def next_behaviour_losses(scores: Tensor, following: Tensor) -> Tensor:
+    """Mean cross-entropy of the next behaviour over a person's events with a known one, shape (B,).
+
+    A person all of whose next behaviours are the same has nothing to tell apart: the loss is zero. That is decided by
+    the person's own record, so that nobody's gradient depends on what others do.
+
+    Args:
+        scores: Of the behaviours, shape (B, L, behaviours).
+        following: Number of the next event's behaviour from 1, 0 where unknown, shape (B, L).
+    """
+    known = following != UNKNOWN
+    losses = F.cross_entropy(scores.flatten(0, 1), (following - 1).clamp(min=0).flatten(), reduction="none")
+    lowest = following.masked_fill(~known, len(BEHAVIOURS)).amin(1)
+    several = following.amax(1) > lowest
+    total = (losses.view_as(following) * known).sum(1)
+    return total / known.sum(1).clamp(min=1) * several
 
 
 def losses_of_scores(scores: Tensor, targets: Tensor, negatives: Tensor | None = None) -> Tensor:

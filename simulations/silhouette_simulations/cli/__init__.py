@@ -1,11 +1,12 @@
 """The verbs that the simulations add to the command line: `silhouette data` and `sim`."""
 
-from silhouette_simulations.cli import attack, deal, report, sweep
+from silhouette_simulations.cli import attack, deal, examine, report, sweep
 from silhouette_simulations.cli.data import data
 from silhouette_simulations.cli.sim import sim
 
 attack.register(sim)
 deal.register(sim)
+examine.register(sim)
 report.register(sim)
 sweep.register(sim)
 

@@ -47,6 +47,8 @@ class Case:
     tied: bool = True
     negatives: int = 0
     attribute_weight: float = 0.7
+    behaviour_head: bool = True
+    text_width: int = 3
     masking: float = 1.0
     has_times: bool = True
     through_modules: bool = False  # scores from the modules, not from the fused softmax
@@ -67,6 +69,8 @@ class Case:
             lags=self.lags,
             dropout=self.dropout,
             dimensions=self.dimensions,
+            behaviour_head=self.behaviour_head,
+            text_width=self.text_width,
         )
         if not self.tied:
             made.score_item.weight = nn.Parameter(
@@ -75,7 +79,7 @@ class Case:
         return made.double() if self.double else made
 
     def batches(self) -> list[Batch]:
-        people = histories(self.lengths, seed=self.seed, items=self.items, has_times=self.has_times)
+        people = histories(self.lengths, seed=self.seed, items=self.items, has_times=self.has_times, texts=3)
         draw = generator("windows", self.seed)
         rows = torch.arange(len(people)).split(self.at_once)
         return [people.training_batch(part, self.history, draw) for part in rows]
@@ -85,6 +89,7 @@ class Case:
             model,
             batch,
             attribute_weight=self.attribute_weight,
+            behaviour_weight=0.5,
             attribute_masking=self.masking,
             generator=generator("objective", self.seed),
             negatives=draw_negatives(self.items, self.negatives, generator("negatives", self.seed)),
@@ -201,6 +206,8 @@ def cases(draw: st.DrawFn) -> Case:
         tied=draw(st.booleans()),
         negatives=draw(st.sampled_from([0, 1, items // 2, items])),
         attribute_weight=draw(st.sampled_from([0.0, 0.7])),
+        behaviour_head=draw(st.booleans()),
+        text_width=draw(st.sampled_from([0, 3])),
         masking=draw(st.sampled_from([0.5, 1.0])),
         has_times=draw(st.booleans()),
         through_modules=draw(st.integers(0, 3)) == 0,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import get_args
 
 import pytest
 import torch
-from tests.people import histories, vocabulary
+from tests.people import LENGTH, encoder, histories, vocabulary
 from torch import Tensor, nn
 
+from silhouette_shared.config import DimensionName
+from silhouette_shared.errors import UsageError
 from silhouette_shared.model.dimensions import (
     RECENT_HALF_LIFE_EVENTS,
     Content,
@@ -21,8 +24,12 @@ from silhouette_shared.model.dimensions import (
     mean_so_far,
     running_mean_weights,
 )
+from silhouette_shared.model.encoder import Profile, ProfileEncoder
 from silhouette_shared.model.histories import Batch
 from silhouette_shared.schema import BEHAVIOURS, BROWSING, FEEDBACK, PURCHASES
+
+TEXT = 3
+BOUGHT, REVIEW, RATE = (BEHAVIOURS.index(name) + 1 for name in ("purchase", "review", "rate"))
 
 
 def moments(batch: Batch) -> Moments:
@@ -182,3 +189,78 @@ def last_tokens(dimension: nn.Module, batch: Batch) -> Tensor:
 def test_nobody_else_enters_a_token(dimension: nn.Module) -> None:
     one, other = batch_of([3, 1, 0]), batch_of([3, 5, 6])
     assert torch.equal(last_tokens(dimension, one)[0], last_tokens(dimension, other)[0])
+
+
+def written(rows: list[int], *, seed: int = 0) -> Batch:
+    return histories(seed=seed, texts=TEXT).batch(torch.tensor(rows), LENGTH)
+
+
+def profile_of(batch: Batch, model: ProfileEncoder) -> Profile:
+    with torch.no_grad():
+        found: Profile = model(batch)
+    return found
+
+
+def everybody() -> Batch:
+    """People of whom every dimension knows something."""
+    batch = written(list(range(7)))
+    bought = batch.behaviours.masked_fill(batch.mask & (batch.behaviours % 2 == 0), BOUGHT)
+    bought[:, 0] = BOUGHT
+    kinds = torch.where(torch.arange(bought.shape[1]) % 3 == 1, torch.where(batch.mask, REVIEW, 0), bought)
+    kinds[:, 2] = torch.where(batch.mask[:, 2], 1, 0)
+    return replace(batch, attributes=torch.full((7, 2), 1), behaviours=kinds)
+
+
+@pytest.mark.parametrize("name", get_args(DimensionName))
+@pytest.mark.parametrize("row", [0, 3])
+def test_everybody_elses_records_do_not_change_a_persons_gradient_through_a_dimension_in_a_single_bit(
+    name: DimensionName, row: int
+) -> None:
+    batch, strangers = everybody(), written([1, 3, 1, 3, 1, 3, 1], seed=8)
+    keep = torch.arange(7) == row
+
+    def mix(field: str) -> Tensor:
+        mine, theirs = getattr(batch, field), getattr(strangers, field)
+        return torch.where(keep.view(-1, *[1] * (mine.dim() - 1)), mine, theirs)
+
+    changed = replace(batch, **{f.name: mix(f.name) for f in fields(Batch)})
+    assert not torch.equal(changed.items, batch.items)
+    found = []
+    for given in (batch, changed):
+        model = encoder(scale=10.0, dimensions=(name,), text_width=TEXT)
+        model(given).vector[row].square().sum().backward()
+        assert all(p.grad is not None and p.grad.any() for p in model.dimensions[name].parameters() if p.dim() > 1)
+        found.append([p.grad for p in model.parameters() if p.grad is not None])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_texts_are_absent_without_harm_and_the_mean_is_over_what_was_written() -> None:
+    model = encoder(scale=10.0, dimensions=("activity", "feedback"), text_width=TEXT)
+    bare = histories().batch(torch.tensor([3]), LENGTH)
+    silent = replace(bare, texts=torch.zeros(1, LENGTH, TEXT))
+    assert torch.equal(profile_of(bare, model).vector, profile_of(silent, model).vector)
+    texts = torch.zeros(1, LENGTH, TEXT)
+    texts[0, 0] = 1.0
+    kinds = torch.tensor([[REVIEW] + [RATE] * (LENGTH - 1)])
+    read: list[Tensor] = []
+    project = model.dimensions["feedback"].get_submodule("project")
+    handle = project.register_forward_hook(lambda _m, given, _o: read.append(given[0]))
+    profile_of(replace(silent, behaviours=kinds, texts=texts), model)
+    handle.remove()
+    assert (read[0][0, :, -TEXT:] == 1.0).all()
+
+
+def test_a_text_at_an_event_of_another_dimension_is_not_feedback() -> None:
+    model = encoder(scale=10.0, dimensions=("activity", "feedback"), text_width=TEXT)
+    batch = replace(written([3]), behaviours=torch.tensor([[REVIEW] + [BOUGHT] * (LENGTH - 1)]))
+    other = batch.texts.clone()
+    other[0, 1:] += 1.0
+    assert torch.equal(profile_of(batch, model).vector, profile_of(replace(batch, texts=other), model).vector)
+
+
+def test_without_a_head_for_the_next_behaviour_asking_for_it_is_refused() -> None:
+    with pytest.raises(UsageError, match="expected an encoder with a head for the next behaviour, got one without"):
+        encoder().behaviour_scores(torch.zeros(1, 8))
+    made = encoder(behaviour_head=True)
+    assert made.behaviour_scores(torch.zeros(2, 3, 8)).shape == (2, 3, len(BEHAVIOURS))

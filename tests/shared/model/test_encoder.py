@@ -14,22 +14,29 @@ from silhouette_shared.config import DimensionName
 from silhouette_shared.model.encoder import Profile, ProfileEncoder, at_last, drop
 from silhouette_shared.model.histories import Batch
 from silhouette_shared.model.vector import Layout, read_vector
+from silhouette_shared.schema import BEHAVIOURS
 
 USUAL: tuple[DimensionName, ...] = ("activity", "rhythm", "demographics", "interests", "content")
 EVERY: tuple[DimensionName, ...] = get_args(DimensionName)
+TEXT = 3
 OUTPUTS = ("vector", "weights", "state")
 
 
 def whole_batch(rows: list[int] | None = None, *, seed: int = 0) -> Batch:
-    people = histories(seed=seed)
+    people = histories(seed=seed, texts=TEXT)
     chosen = torch.arange(len(people)) if rows is None else torch.tensor(rows)
     return people.batch(chosen, LENGTH)
 
 
 def profile_of(batch: Batch, model: ProfileEncoder | None = None) -> Profile:
     with torch.no_grad():
-        found: Profile = (model or encoder(scale=10.0, dimensions=EVERY))(batch)
+        found: Profile = (model or everything())(batch)
     return found
+
+
+def everything() -> ProfileEncoder:
+    """An encoder with every dimension and head."""
+    return encoder(scale=10.0, dimensions=EVERY, text_width=TEXT, behaviour_head=True)
 
 
 @pytest.mark.parametrize("moment", range(LENGTH - 1))
@@ -43,10 +50,10 @@ def test_no_later_event_changes_an_earlier_output_in_a_single_bit(moment: int) -
         mine, theirs = getattr(batch, name), getattr(other, name)
         padded = torch.zeros_like(mine)
         padded[:, : theirs.shape[1]] = theirs
-        return torch.where(later, padded, mine)
+        return torch.where(later.view(-1, *[1] * (mine.dim() - 2)), padded, mine)
 
     changed = replace(
-        batch, **{name: mix(name) for name in ("items", "behaviours", "values", "hours", "weekdays", "gaps")}
+        batch, **{name: mix(name) for name in ("items", "behaviours", "values", "hours", "weekdays", "gaps", "texts")}
     )
     one, two = profile_of(batch), profile_of(changed)
     for name in OUTPUTS:
@@ -58,19 +65,22 @@ def test_no_later_event_changes_an_earlier_output_in_a_single_bit(moment: int) -
 @pytest.mark.parametrize("moment", [0, 3])
 def test_every_kind_of_input_is_read(moment: int) -> None:
     """Else the tests of independence would pass for an encoder that ignores its inputs."""
-    batch, model = whole_batch([3]), encoder(scale=10.0, dimensions=EVERY)
+    batch, model = whole_batch([3]), everything()
     base = profile_of(batch, model)
     for name in ("items", "behaviours", "values", "hours", "weekdays", "gaps"):
         column = getattr(batch, name).clone()
         column[0, moment] = column[0, moment] % 5 + 1
         changed = profile_of(replace(batch, **{name: column}), model)
         assert not torch.equal(changed.vector[0, moment], base.vector[0, moment]), name
+    feedback = replace(batch, behaviours=torch.full_like(batch.behaviours, BEHAVIOURS.index("review") + 1))
+    written = replace(feedback, texts=feedback.texts + 1.0)
+    assert not torch.equal(profile_of(written).vector[0, moment], profile_of(feedback).vector[0, moment])
     attributes = batch.attributes % 2 + 1
     assert not torch.equal(profile_of(replace(batch, attributes=attributes)).vector, base.vector)
 
 
 def test_padding_never_changes_a_real_moment() -> None:
-    people = histories()
+    people = histories(texts=TEXT)
     for row in range(len(people)):
         alone = profile_of(only(people, [row]).batch(torch.tensor([0]), LENGTH))
         together = profile_of(whole_batch())
@@ -107,11 +117,12 @@ def others_replaced(batch: Batch, row: int) -> Batch:
 def test_everybody_elses_records_do_not_change_a_persons_outputs_or_gradient_in_a_single_bit(row: int) -> None:
     found = []
     for batch in (whole_batch(), others_replaced(whole_batch(), row)):
-        model = encoder(scale=10.0, dimensions=EVERY)
+        model = everything()
         assert model.dimension_names == EVERY
         profile = model(batch)
         scores = model.item_scores(profile.state[row])[:, 1:]
-        (scores.logsumexp(-1).sum() + profile.vector[row].square().sum()).backward()
+        kinds = model.behaviour_scores(profile.state[row])
+        (scores.logsumexp(-1).sum() + profile.vector[row].square().sum() + kinds.logsumexp(-1).sum()).backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         found.append([profile.vector[row], profile.weights[row], profile.state[row], scores, *gradients])
     for one, other in zip(*found, strict=True):
@@ -172,7 +183,7 @@ def test_the_item_table_is_one_parameter_and_scores_with_what_it_reads() -> None
 
 
 def test_only_layers_with_an_exact_gradient_for_each_person_own_parameters() -> None:
-    for module in encoder().modules():
+    for module in everything().modules():
         if list(module.parameters(recurse=False)):
             assert type(module) in (nn.Linear, nn.LayerNorm, nn.Embedding)
 

@@ -17,9 +17,11 @@ from silhouette_shared.model.histories import Batch
 from silhouette_shared.model.objective import (
     hide_attributes,
     losses_of_scores,
+    next_behaviour_losses,
     person_losses,
 )
 from silhouette_shared.model.softmax import next_item_losses
+from silhouette_shared.schema import BEHAVIOURS
 
 
 def training_batch(rows: list[int] | None = None) -> Batch:
@@ -158,3 +160,39 @@ def test_a_long_history_counts_no_more_than_a_short_one() -> None:
     untrained = encoder()  # nearly even scores: every position costs log V
     value = losses(training_batch([0, 1, 3]), untrained, weight=0.0)
     assert torch.allclose(value, torch.full((3,), 20.0).log(), rtol=0.05)
+
+
+def test_the_next_behaviour_is_the_mean_of_cross_entropies_and_nothing_where_there_is_one_behaviour_only() -> None:
+    scores = torch.randn(4, 3, len(BEHAVIOURS), generator=generator("behaviours"))
+    following = torch.tensor([[1, 6, 0], [6, 6, 6], [0, 0, 0], [0, 2, 10]])
+    found = next_behaviour_losses(scores, following)
+    chances = -scores.log_softmax(-1)
+    assert float(found[0]) == pytest.approx(float(chances[0, 0, 0] + chances[0, 1, 5]) / 2, rel=1e-5)
+    assert float(found[3]) == pytest.approx(float(chances[3, 1, 1] + chances[3, 2, 9]) / 2, rel=1e-5)
+    assert found[1:3].tolist() == [0.0, 0.0]
+
+
+def test_the_next_behaviours_part_of_a_loss_is_its_weight_times_it_and_needs_the_head() -> None:
+    batch = histories().training_batch(torch.arange(7), LENGTH, None)
+    model = encoder(scale=10.0, behaviour_head=True)
+
+    def losses(weight: float, with_model: ProfileEncoder) -> Tensor:
+        return person_losses(
+            with_model,
+            batch,
+            attribute_weight=0.0,
+            attribute_masking=0.0,
+            behaviour_weight=weight,
+            generator=generator("objective"),
+        )
+
+    part = next_behaviour_losses(model.behaviour_scores(model(batch).state), batch.next_behaviours)
+    assert torch.allclose(losses(0.5, model) - losses(0.0, model), 0.5 * part, atol=1e-5)
+    assert (part > 0).any()
+    bare = encoder(scale=10.0)
+    assert torch.equal(losses(0.5, bare), losses(0.0, bare))
+    people, starts = histories(), histories().offsets
+    for row in (0, 1):
+        own = people.behaviours[int(starts[row]) : int(starts[row + 1])]
+        length = int(batch.lengths[row])
+        assert batch.next_behaviours[row, :length].tolist() == own[-length:].tolist()

@@ -1,0 +1,92 @@
+"""What a person may do next: the next-item head rolled forward, each answer read as the next event."""
+
+import torch
+from torch import Tensor
+
+from silhouette_client.profiles.build import PEOPLE_AT_ONCE, seen_items
+from silhouette_client.profiles.update import NewEvents, with_events
+from silhouette_shared.errors import UsageError
+from silhouette_shared.model.encoder import ProfileEncoder, at_last
+from silhouette_shared.model.histories import Histories
+
+
+@torch.no_grad()
+def continue_histories(
+    encoder: ProfileEncoder,
+    histories: Histories,
+    steps: int,
+    *,
+    generator: torch.Generator | None = None,
+    repeats: bool = False,
+) -> Tensor:
+    """Items that come next for everybody, shape (U, steps).
+
+    Each step takes the likeliest item, or draws one by its chance, and appends it as an event: with the behaviour that
+    the encoder's head expects, or the person's last one without such a head; with no value; and, where there are times,
+    after the person's own median gap.
+
+    Args:
+        encoder: Trained.
+        histories: The partner's people, on the encoder's device.
+        steps: How many.
+        generator: Draws items on the encoder's device; None takes the likeliest.
+        repeats: Whether an item may come that the person had before.
+
+    Raises:
+        UsageError: If a person has fewer new items left than steps.
+    """
+    encoder.eval()
+    items = len(encoder.get_buffer("content")) - 1
+    if steps < 1:
+        raise UsageError(f"expected at least 1 step, got {steps}")
+    parts = torch.arange(len(histories), device=histories.items.device).split(PEOPLE_AT_ONCE)
+    return torch.cat(
+        [_continue(encoder, histories.of_people(part), steps, generator, repeats, items) for part in parts]
+    )
+
+
+def _continue(
+    encoder: ProfileEncoder,
+    histories: Histories,
+    steps: int,
+    generator: torch.Generator | None,
+    repeats: bool,
+    items: int,
+) -> Tensor:
+    people = torch.arange(len(histories), device=histories.items.device)
+    gaps = _median_gaps(histories)
+    found = []
+    for _ in range(steps):
+        batch = histories.batch(people, encoder.history_length)
+        state = at_last(encoder(batch).state, batch.lengths)
+        scores = encoder.item_scores(state)
+        if not repeats:
+            scores = scores.scatter(1, seen_items(histories, people), -torch.inf)
+        if (scores.amax(1) == -torch.inf).any():
+            raise UsageError(
+                f"expected {steps} new items left for everybody, got people with fewer; ask for fewer steps or repeats"
+            )
+        if generator is None:
+            chosen = scores.argmax(1)
+        else:
+            chosen = torch.multinomial(scores.softmax(1), 1, generator=generator)[:, 0]
+        found.append(chosen)
+        last = histories.offsets[1:] - 1
+        behaviours = histories.behaviours[last]
+        if encoder.behaviour_head is not None:
+            behaviours = encoder.behaviour_scores(state).argmax(1) + 1
+        new = NewEvents(people, chosen, behaviours, torch.zeros_like(chosen), histories.timestamps[last] + gaps)
+        histories = with_events(histories, new, items=items)
+    return torch.stack(found, dim=1)
+
+
+def _median_gaps(histories: Histories) -> Tensor:
+    """Seconds between two events of each person, their lower median, 0 where there is one event, (U,)."""
+    gaps = torch.zeros_like(histories.lengths)
+    if not histories.has_times:
+        return gaps
+    for person in range(len(histories)):
+        start, end = histories.offsets[person : person + 2].tolist()
+        if end - start > 1:
+            gaps[person] = histories.timestamps[start:end].diff().median()
+    return gaps
