@@ -133,6 +133,10 @@ def price_command(
     persons_partners: Annotated[
         int, typer.Option("--persons-partners", min=1, help="At how many partners one person may be.")
     ] = 1,
+    runs: Annotated[
+        int,
+        typer.Option("--runs", min=1, help="Whole runs on the same people: to choose settings by, or begun anew."),
+    ] = 1,
     parameters: ParametersOption = None,
     output: FormatOption = Format.text,
 ) -> None:
@@ -145,7 +149,9 @@ def price_command(
     from silhouette_shared.privacy.price import price_document, price_plan
 
     read = read_plan(plan_file)
-    price = price_plan(read, partners=partners, people=people, size=parameters, persons_partners=persons_partners)
+    price = price_plan(
+        read, partners=partners, people=people, size=parameters, persons_partners=persons_partners, runs=runs
+    )
     if output is Format.json:
         emit(price_document(read, price))
         return
@@ -183,8 +189,9 @@ def _lines(read: Plan, price: Price, partners: int) -> list[str]:
     lines.append(f"one round alone   {price.one_round:.3f}")
     lines.append("over rounds       " + "  ".join(f"{n}: {value:.2f}" for n, value in _few(price.curve)))
     if price.persons_partners > 1:
-        of_all = "too large to be stated at this delta" if price.person is None else f"{price.person:.3f}"
-        lines.append(f"a person at {price.persons_partners} partners: {of_all}")
+        lines.append(f"a person at {price.persons_partners} partners: {_stated(price.person)}")
+    if price.runs > 1:
+        lines.append(f"{price.runs} runs on the same people: {_stated(price.all_runs)}")
     lines += [
         f"who looks, {partners} partners     release alone | sum, fewest honest survivors | sum, everybody honest",
         f"  local           {_seen(price.local)}",
@@ -197,6 +204,10 @@ def _lines(read: Plan, price: Price, partners: int) -> list[str]:
             line += f"; its norm is {price.noise_to_signal:.3g} times the largest that the signal can have"
         lines.append(line)
     return lines
+
+
+def _stated(value: float | None) -> str:
+    return "too large to be stated at this delta" if value is None else f"{value:.3f}"
 
 
 def _few(curve: tuple[tuple[int, float], ...]) -> list[tuple[int, float]]:

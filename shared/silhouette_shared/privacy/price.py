@@ -34,6 +34,8 @@ class Price:
         curve: Pairs (rounds, epsilon).
         persons_partners: At how many partners a person may be.
         person: Epsilon of such a person; None if it is so large that the batch cap leaves no delta for it.
+        runs: Whole runs on the same people, such as those to choose settings by, or one that was begun anew.
+        all_runs: Epsilon of all of them at one partner; None as for a person.
         local: Who sees what if every partner adds all its noise.
         distributed: Who sees what if the noise comes in shares; None with fewer than three partners.
         expected_batch: People in a step on average; None without a bound on them.
@@ -50,6 +52,8 @@ class Price:
     curve: tuple[tuple[int, float], ...]
     persons_partners: int
     person: float | None
+    runs: int
+    all_runs: float | None
     local: View
     distributed: View | None
     expected_batch: float | None
@@ -90,6 +94,7 @@ def price_plan(
     people: int | None = None,
     size: int | None = None,
     persons_partners: int = 1,
+    runs: int = 1,
 ) -> Price:
     """Price a plan for a partner.
 
@@ -99,6 +104,7 @@ def price_plan(
         people: A public bound on the people of the partner.
         size: Coordinates of the model.
         persons_partners: At how many partners a person may be.
+        runs: Whole runs of plans like this one on the same people. A void round needs none: its number is used up.
 
     Raises:
         UsageError: If the plan has no privacy or no private rounds, or a figure cannot be computed; it says what to
@@ -109,6 +115,8 @@ def price_plan(
         raise UsageError(
             f"expected a person at 1 to {count} partners, got {persons_partners}; change --persons-partners"
         )
+    if runs < 1:
+        raise UsageError(f"expected at least 1 run, got {runs}; change --runs")
     mechanism, beside = training_and_beside(plan, people_bound=people, size=size)
     privacy, everything = plan.privacy, (*beside, mechanism)
     accountants = epsilons(everything, privacy.delta)
@@ -125,7 +133,9 @@ def price_plan(
         one_round=epsilon(mechanism.after(privacy.local_steps), privacy.delta),
         curve=tuple((n, value) for n, (_, value) in zip(rounds, spent, strict=True)),
         persons_partners=persons_partners,
-        person=_of_a_person(at_partners(everything, persons_partners), privacy.delta),
+        person=_if_stated(at_partners(everything, persons_partners), privacy.delta),
+        runs=runs,
+        all_runs=_if_stated(everything * runs, privacy.delta),
         local=local_view(everything, count, privacy.delta, steps_a_round=privacy.local_steps),
         distributed=distributed_view(everything, count, privacy.delta)
         if count >= 3 and privacy.local_steps == 1
@@ -136,7 +146,7 @@ def price_plan(
     )
 
 
-def _of_a_person(spending: Spending, delta: float) -> float | None:
+def _if_stated(spending: Spending, delta: float) -> float | None:
     try:
         return epsilon(spending, delta)
     except UsageError:
@@ -173,6 +183,7 @@ def price_document(plan: Plan, price: Price) -> dict[str, object]:
         "one_round": price.one_round,
         "curve": [{"round": n, "epsilon": value} for n, value in price.curve],
         "person": {"partners": price.persons_partners, "epsilon": price.person},
+        "runs": {"number": price.runs, "epsilon": price.all_runs},
         "modes": {"local": view(price.local), "distributed": view(price.distributed)},
         "noise_per_coordinate": price.noise_per_coordinate,
         "noise_to_signal": price.noise_to_signal,
