@@ -115,9 +115,9 @@ def test_a_plan_without_privacy_and_more_partners_than_there_are_is_refused() ->
 
 def test_several_runs_on_the_same_people_compose_as_a_person_at_several_partners_does() -> None:
     price = price_plan(PLAN, people=PEOPLE, size=SIZE, persons_partners=3, runs=3)
-    assert price.all_runs == price.person
+    assert price.all_runs == pytest.approx(price.person, abs=0.02)
     assert price.all_runs is not None
     assert price.all_runs > 1.5 * price.accountants["pld"]
-    assert price_plan(PLAN, people=PEOPLE, size=SIZE).all_runs == price.accountants["pld"]
+    assert price_plan(PLAN, people=PEOPLE, size=SIZE).all_runs == pytest.approx(price.accountants["pld"], abs=1e-6)
     with pytest.raises(UsageError, match="expected at least 1 run, got 0; change --runs"):
         price_plan(PLAN, runs=0)
