@@ -123,6 +123,9 @@ UNDIGESTED = ("note", "seed", "promotion.margin", "promotion.confidence")  # the
 
 OTHER_VALUES: dict[str, object] = {
     "aggregation.protocol": "sa-1",
+    "analytics.share": 0.1,
+    "analytics.figures": ["value"],
+    "analytics.evaluation_share": 0.1,
     "name": "other",
     "data.dataset": "ml-1m",
     "partition.scheme": "dirichlet",
@@ -153,9 +156,10 @@ def test_every_other_key_changes_both_digests(key: str) -> None:
     else:
         assert isinstance(value, int | float)
         other = value + 1 if isinstance(value, int) else value / 2 or 0.5
-    changed = with_changes(PLAN, {key: other})
-    assert changed.digest != PLAN.digest
-    assert changed.family_digest != PLAN.family_digest
+    before = with_changes(PLAN, {"aggregation.protocol": "sa-1"}) if key.startswith("analytics.") else PLAN
+    changed = with_changes(before, {key: other})
+    assert changed.digest != before.digest
+    assert changed.family_digest != before.family_digest
 
 
 POSITIVE = "expected a positive number, got"
