@@ -137,8 +137,11 @@ def test_the_command_and_its_nouns_are_declared_as_entry_points() -> None:
     assert {point.name: point.value for point in nouns} == {
         "audit": "silhouette_client.cli:audit",
         "budget": "silhouette_client.cli:budget",
+        "coordinator": "silhouette_server.cli:coordinator",
         "data": "silhouette_simulations.cli:data",
+        "node": "silhouette_client.cli:node",
         "plan": "silhouette_shared.plan_commands:plan",
+        "policy": "silhouette_client.cli:policy",
         "sim": "silhouette_simulations.cli:sim",
     }
 
