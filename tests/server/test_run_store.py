@@ -12,7 +12,10 @@ from silhouette_server.coordination.federation import RoundRecord
 from silhouette_server.registry import RunState
 from silhouette_server.run_store import RegistryBook, RegistryStore
 
-STEPS = ({"step": "mask", "seconds": 1.0, "sent": 70, "received": 40}, {"step": "agree", "sent": 7, "received": 4})
+STEPS: tuple[dict[str, float | int | str], ...] = (
+    {"step": "mask", "seconds": 1.0, "sent": 70, "received": 40},
+    {"step": "agree", "sent": 7, "received": 4},
+)
 
 
 def test_a_round_is_committed_with_what_it_took_and_who_was_in_it(tmp_path: Path) -> None:
