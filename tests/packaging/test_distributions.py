@@ -139,9 +139,11 @@ def test_the_command_and_its_nouns_are_declared_as_entry_points() -> None:
         "budget": "silhouette_client.cli:budget",
         "coordinator": "silhouette_server.cli:coordinator",
         "data": "silhouette_simulations.cli:data",
+        "model": "silhouette_server.cli:model",
         "node": "silhouette_client.cli:node",
         "plan": "silhouette_shared.plan_commands:plan",
         "policy": "silhouette_client.cli:policy",
+        "run": "silhouette_server.cli:run",
         "sim": "silhouette_simulations.cli:sim",
     }
 
