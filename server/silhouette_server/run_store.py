@@ -53,6 +53,8 @@ class RegistryBook:
             received=sum(int(step["received"]) for step in steps),
             survivors=commitment.survivors,
         )
+        for partner in commitment.survivors:
+            self._registry.contact(partner, "in the sum")
 
     def void(self, number: int, reason: str) -> None:
         """The round has no model."""

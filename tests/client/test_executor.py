@@ -190,7 +190,7 @@ def test_a_refused_bundle_is_answered_with_the_reason_and_the_app_is_not_called(
     for _ in range(2):
         reply = made._reply(message, context, Fab(bad.announced, bad.content, {}))
         assert reply.error.code == ErrorCode.INVALID_FAB
-        assert reply.error.reason.startswith("RefusedBundleError: expected a bundle without code")
+        assert str(reply.error.reason).startswith("RefusedBundleError: expected a bundle without code")
     assert caplog.text.count("refused a bundle") == 1  # said once for each bundle
 
 

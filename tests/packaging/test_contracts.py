@@ -35,6 +35,7 @@ CALCULATING = (
     "silhouette_client.audit.measures",
     "silhouette_client.audit.people",
     "silhouette_server.enrolment.issuing",
+    "silhouette_server.gate_rules",
     "silhouette_server.registry.entries",
     "silhouette_server.registry.promotion",
     "silhouette_server.registry.spending",

@@ -27,6 +27,7 @@ from silhouette_server.coordination.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
+from silhouette_server.coordination.replies import checked_reply, checked_statistic, statistic_expected
 from silhouette_server.coordination.roster import Introduction, Member, await_nodes, build_roster, by_node
 from silhouette_server.coordination.secure import Desk, SecureRounds, SecureSum, VoidRoundError
 from silhouette_server.statistics import ReleasedSum, active_items, make_prior
@@ -35,8 +36,6 @@ from silhouette_server.strategy.optimisers import ServerOptimiser
 from silhouette_server.strategy.validation import (
     Expectation,
     FloatVector,
-    InvalidReplyError,
-    check_update,
 )
 from silhouette_shared.config import Plan, ReleaseName, Replies, Schedule, Statistics
 from silhouette_shared.errors import IntegrityError, SilhouetteError, UnavailableError
@@ -49,7 +48,7 @@ from silhouette_shared.privacy.budget import Budget
 from silhouette_shared.privacy.grid import Grid as PrivacyGrid
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.secagg import Layout as SecureLayout
-from silhouette_shared.wire import StatisticReply, StatisticRequest, TrainReply, TrainRequest
+from silhouette_shared.wire import StatisticRequest, TrainRequest
 from silhouette_shared.wire.codec import Vector
 from silhouette_shared.wire.messages import POPULARITY, STATISTICS, TRAIN, TRANSITIONS, StatisticName
 from silhouette_shared.wire.rounds import WEIGHT, noised_layout, round_terms, training_layout
@@ -222,7 +221,7 @@ class CheckedStrategy(Strategy):
             f"the model of round {server_round - 1} is kept",
             replies,
             mean,
-            lambda member, reply: _checked(reply, expected),
+            lambda member, reply: checked_reply(reply, expected),
         )
         self._move(server_round, mean.finish(), counted)
         return _array_record(self.parameters), None
@@ -532,7 +531,9 @@ class CheckedStrategy(Strategy):
             "what was released before is kept",
             replies,
             mean,
-            lambda member, reply: _checked_statistic(reply, job, statistic, size, _largest(member, mechanism)),
+            lambda member, reply: checked_statistic(
+                reply, statistic, statistic_expected(job.run, job.plan_digest, size, member, mechanism)
+            ),
         )
         return mean.finish() * len(answers), len(answers)
 
@@ -656,34 +657,6 @@ def _last_transcript(rounds: SecureRounds | None) -> bytes | None:
 def _record(line: Mapping[str, Any]) -> RoundRecord:
     """A record as a checkpoint has it; TypeError if its fields are others."""
     return RoundRecord(**{**line, "steps": tuple(line.get("steps", ()))})
-
-
-def _checked(reply: Message, expected: Expectation) -> FloatVector:
-    if reply.has_error():
-        raise InvalidReplyError(f"error {reply.error.code}: {reply.error.reason}")
-    answer = TrainReply.decode(reply.content)
-    return check_update(
-        expected,
-        run=answer.run,
-        round_number=answer.round,
-        plan_digest=answer.plan_digest,
-        update=answer.update,
-    )
-
-
-def _checked_statistic(reply: Message, job: Job, statistic: StatisticName, size: int, limit: float) -> FloatVector:
-    if reply.has_error():
-        raise InvalidReplyError(f"error {reply.error.code}: {reply.error.reason}")
-    answer = StatisticReply.decode(reply.content)
-    if answer.statistic != statistic:
-        raise InvalidReplyError(f"expected the {statistic}, got the {answer.statistic}")
-    expected = Expectation(run=job.run, round=0, plan_digest=job.plan_digest, size=size, limit=limit)
-    return check_update(expected, run=answer.run, round_number=0, plan_digest=answer.plan_digest, update=answer.total)
-
-
-def _largest(member: Member, mechanism: SampledGaussian) -> float:
-    """What no honest coordinate passes: twice the declared people, each with the norm in one place, and noise."""
-    return 2 * member.people * mechanism.clip_norm + 12 * mechanism.noise_std
 
 
 def _steps_of(total: SecureSum) -> tuple[dict[str, float | int | str], ...]:

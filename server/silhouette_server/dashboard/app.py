@@ -21,7 +21,7 @@ from silhouette_server.dashboard.view import Enrolled, Overview, Process, detail
 from silhouette_server.enrolment.office import Office
 from silhouette_server.registry import Registry, UnknownError
 from silhouette_shared.config import Plan
-from silhouette_shared.errors import UnavailableError
+from silhouette_shared.errors import SilhouetteError, UnavailableError
 from silhouette_shared.supervision import read_status
 
 _HEADERS = {
@@ -69,6 +69,10 @@ def make_app(office: Office, registry: Registry, hosts: list[str]) -> FastAPI:
         response = await call_next(request)
         response.headers.update(_HEADERS)
         return response
+
+    @app.exception_handler(SilhouetteError)
+    async def failed(request: Request, error: Exception) -> Response:
+        return Response(f"{error}\n", status_code=503, media_type="text/plain; charset=utf-8")
 
     @app.get("/", response_class=HTMLResponse)
     def index() -> str:

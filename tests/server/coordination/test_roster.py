@@ -11,9 +11,10 @@ import pytest
 from flwr.app import Error, Message
 from tests.server.coordination.grids import Answers, FakeGrid, from_node, honest
 
-from silhouette_server.coordination.roster import Member, build_roster, by_node
+from silhouette_server.coordination.roster import Introduction, Member, await_nodes, build_roster, by_node
 from silhouette_shared.errors import UnavailableError
-from silhouette_shared.wire import Description
+from silhouette_shared.wire import DescribeRequest, Description
+from silhouette_shared.wire.offers import OfferAnswer, Refusal
 
 
 def build(
@@ -125,3 +126,54 @@ def test_it_waits_for_the_expected_nodes_and_no_longer_than_the_timeout(monkeypa
     clock[0] = 0.0
     assert len(build(grid, expected=3)[0]) == 2
     assert 5 <= clock[0] < 6
+
+
+def offered(grid: FakeGrid, names: dict[int, str], minimum: int = 1) -> tuple[tuple[Member, ...], tuple[str, ...]]:
+    content = DescribeRequest(run="r", plan_digest="p").encode()  # what the nodes of these tests understand
+    return build_roster(
+        grid,
+        run="r",
+        plan_digest="p",
+        layout_digest="l",
+        expected=len(names),
+        minimum=1,
+        timeout_seconds=0.5,
+        introduction=Introduction("query.offer", content, names, minimum),
+    )
+
+
+def test_only_the_nodes_whose_keys_are_enrolled_are_asked() -> None:
+    grid = FakeGrid({**good(), 13: honest("c", 4, "l")})
+    members, reasons = offered(grid, {11: "a", 12: "b"})
+    assert [member.partner for member in members] == ["a", "b"]
+    assert reasons == ()
+    assert {(one.metadata.dst_node_id, one.metadata.message_type) for one in grid.sent} == {
+        (11, "query.offer"),
+        (12, "query.offer"),
+    }
+
+
+def test_a_node_that_answers_in_anothers_name_is_left_out() -> None:
+    members, reasons = offered(FakeGrid({11: honest("a", 5, "l"), 12: honest("a", 5, "l")}), {11: "a", 12: "b"})
+    assert [(member.partner, member.node_id) for member in members] == [("a", 11)]
+    assert reasons == ("a: answered by the node of b; it is left out",)
+
+
+def test_a_refusal_is_a_reason_and_too_few_who_agree_are_an_error_that_names_it() -> None:
+    def refusing(message: Message) -> Sequence[Message]:
+        refusal = Refusal("b", "mode", "expected local, got none; change the plan", 3, {"asked": "none"})
+        return [Message(OfferAnswer(refusal).encode(), reply_to=message)]
+
+    grid = FakeGrid({11: honest("a", 5, "l"), 12: refusing})
+    with pytest.raises(
+        UnavailableError,
+        match=r"at least 2 partners, got 1 \(refused, b: mode: expected local, got none; change the plan\)",
+    ):
+        offered(grid, {11: "a", 12: "b"}, minimum=2)
+
+
+def test_nodes_that_are_awaited_are_those_that_come_in_time() -> None:
+    started = time.monotonic()
+    assert await_nodes(FakeGrid(good()), [12, 11], 5.0) == [11, 12]
+    assert time.monotonic() - started < 2.0
+    assert await_nodes(FakeGrid(good()), [11, 14], 0.3) == [11]

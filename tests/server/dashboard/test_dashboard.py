@@ -122,6 +122,18 @@ def test_the_page_follows_the_registry_while_it_is_open(tmp_path: Path) -> None:
         assert '<meta http-equiv="refresh" content="30">' in page
 
 
+def test_a_registry_that_is_damaged_is_said_instead_of_shown(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    office = enrolled(tmp_path)
+    with open_registry(office, write=False) as registry, TestClient(make_app(office, registry, HOSTS)) as client:
+        (office.folder / "registry.sqlite").write_bytes(b"no database at all" * 1000)
+        for path in ("/", "/metrics"):
+            answer = client.get(path)
+            assert answer.status_code == 503
+            assert "expected a whole registry, got a damaged one" in answer.text
+            assert answer.headers["cache-control"] == "no-store"
+
+
 def test_a_taken_port_is_said_with_the_exit_code_for_it(
     office: Office, served: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,7 +168,7 @@ def test_a_browser_shows_the_page_in_light_and_dark(served: str, tmp_path: Path)
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("needs Chromium; the other tests here read the page without one")
-    kept = Path(os.environ.get("SILHOUETTE_SCREENSHOTS", tmp_path))  # CI keeps them
+    kept = Path(os.environ.get("SILHOUETTE_TEST_SCREENSHOTS", tmp_path))  # CI keeps them
     kept.mkdir(parents=True, exist_ok=True)
     corners = {}
     for scheme, setting in (("light", "1"), ("dark", "0")):
