@@ -19,6 +19,8 @@ CALCULATING = (
     "silhouette_shared.model",
     "silhouette_shared.privacy",
     "silhouette_shared.secagg",
+    "silhouette_client.ingest.columns",
+    "silhouette_client.ingest.consent",
     "silhouette_client.policy.budget",
     "silhouette_client.policy.overview",
     "silhouette_client.policy.receipt",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -70,7 +71,7 @@ def utc(*parts: int) -> int:
         ("27.10.2024 02:30:00", {"format": GERMAN, "zone": "Europe/Berlin"}, utc(2024, 10, 27, 0, 30)),  # the earlier
     ],
 )
-def test_a_time_is_read_or_refused(written: object, settings: dict[str, object], expected: int | Reason) -> None:
+def test_a_time_is_read_or_refused(written: object, settings: dict[str, Any], expected: int | Reason) -> None:
     assert read_time(written, **settings) == expected
 
 

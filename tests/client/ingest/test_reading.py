@@ -38,7 +38,13 @@ def test_histories_are_packed_as_written_out_by_hand(shop: Path) -> None:
     assert found.users == ("u1", "u2", "u4")
     assert histories.offsets.tolist() == [0, 3, 4, 5]
     assert histories.items.tolist() == [2, 3, 1, 2, 3]  # the two of one second in the order in which they came
-    assert [BEHAVIOURS[number - 1] for number in histories.behaviours.tolist()] == ["cart", "view", "purchase", "view", "view"]
+    assert [BEHAVIOURS[number - 1] for number in histories.behaviours.tolist()] == [
+        "cart",
+        "view",
+        "purchase",
+        "view",
+        "view",
+    ]
     assert histories.timestamps.tolist() == [10, 20, 20, 30, 1]
     assert histories.values.tolist() == [0, 10, 0, 0, 0]
     assert histories.attributes.tolist() == [[1, 0], [0, 0], [0, 0]]  # F, unknown; nobody has an age

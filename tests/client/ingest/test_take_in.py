@@ -82,7 +82,10 @@ def test_lines_are_those_of_the_file_whatever_stands_between(home: Path, tmp_pat
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.lists(st.tuples(st.text('a"\n, ;ä', min_size=1, max_size=4), st.integers(1, 99)), max_size=25), data=st.data())
+@given(
+    rows=st.lists(st.tuples(st.text('a"\n, ;ä', min_size=1, max_size=4), st.integers(1, 99)), max_size=25),
+    data=st.data(),
+)
 def test_blocks_may_end_anywhere(
     rows: list[tuple[str, int]], data: st.DataObject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +100,11 @@ def test_blocks_may_end_anywhere(
     source = sources.Source("events.csv", file)
     rule = mapping().source[0]
     parsed = [sources.parse(piece, "csv", rule) for piece in sources.pieces(source, rule)]
-    found = [row for block in parsed for row in zip(*(block.table.column(n).to_pylist() for n in ("what", "at")), strict=True)]
+    found = [
+        row
+        for block in parsed
+        for row in zip(*(block.table.column(n).to_pylist() for n in ("what", "at")), strict=True)
+    ]
     lines = [int(line) for block in parsed for line in block.lines]
     assert found == [(item, str(at)) for item, at in rows]
     expected, line = [], 2
@@ -108,7 +115,9 @@ def test_blocks_may_end_anywhere(
 
 
 def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
-    whole = pa.table({"who": ["u"] * 5000, "what": ["i"] * 5000, "how": ["view"] * 5000, "at": range(5000), "price": [1.0] * 5000})
+    whole = pa.table(
+        {"who": ["u"] * 5000, "what": ["i"] * 5000, "how": ["view"] * 5000, "at": range(5000), "price": [1.0] * 5000}
+    )
     pyarrow.parquet.write_table(whole, folder / "events-cut.parquet")
     cut = (folder / "events-cut.parquet").read_bytes()
     (folder / "events-cut.parquet").write_bytes(cut[: len(cut) // 2])
@@ -125,7 +134,10 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "twice": (write(folder / "events-t.csv", header="who,what,how,at,price,at"), "got one twice"),
         "name": (write(folder / "orders.csv"), r"expected a name that matches one of events\*"),
         "nothing": (folder / "events-none.csv", "expected a file, a folder or a database URL, found nothing"),
-        "nonsense": (write(folder / "events-n.csv", *["u,a,wave,1,"] * 30), "expected at most 50 % bad rows, got 30 of 30"),
+        "nonsense": (
+            write(folder / "events-n.csv", *["u,a,wave,1,"] * 30),
+            "expected at most 50 % bad rows, got 30 of 30",
+        ),
     }
 
 
