@@ -30,9 +30,7 @@ def remove_people(home: Path, users: Collection[str]) -> dict[str, int]:
             parts = [_without(records, part, users) for part in one.parts]
             gone = sum(before.rows for before in one.parts) - sum(part.rows for part in parts)
             removed[one.table] = removed.get(one.table, 0) + gone
-            if gone:
-                one = replace(one, parts=tuple(part for part in parts if part.rows), kept=one.kept - gone)  # noqa: PLW2901
-            files.append(one)
+            files.append(replace(one, parts=tuple(part for part in parts if part.rows), kept=one.kept - gone))
         if any(removed.values()):
             records.commit(replace(records.manifest, files=tuple(files)))
     return removed
