@@ -2,8 +2,7 @@
 
 Writes the tables of three made-up shops (other column names, time zones, formats; 2 % bad rows of ten kinds), runs
 `silhouette node ingest` once as a process of its own, compares the quarantine with what was planted, row by row, and
-prints events a second and the largest memory. Ends with 1 if a planted row is missing in the quarantine or another is in
-it.
+prints events a second and the largest memory. Ends with 1 if a planted row is missing there or another one is in it.
 """
 
 from __future__ import annotations
@@ -34,7 +33,9 @@ def _run(folder: Path) -> tuple[float, float, float]:
 
 
 def _compare(folder: Path, planted: Planted) -> bool:
-    found = {(file, line, column, reason) for file, _, line, column, reason in open_records(folder / "home").quarantine()}
+    found = {
+        (file, line, column, reason) for file, _, line, column, reason in open_records(folder / "home").quarantine()
+    }
     print(f"quarantine: {len(found)} rows, {len(planted - found)} planted ones missing, {len(found - planted)} others")
     return found == planted
 
@@ -55,10 +56,13 @@ def main() -> None:
         wall, processor, peak = _run(folder)
         print(f"ingest: {wall:.1f} s, {chosen.events / wall:,.0f} events a second; peak memory {peak:.2f} GiB")
         cores = len(os.sched_getaffinity(0))
-        print(f"processor: {processor:.1f} s, {chosen.events / processor:,.0f} events a processor second, {cores} cores")
+        print(
+            f"processor: {processor:.1f} s, {chosen.events / processor:,.0f} events a processor second, {cores} cores"
+        )
         if not _compare(folder, planted):
             sys.exit(1)
-        print("records on the disk: " + f"{sum(p.stat().st_size for p in folder.glob('home/node/people/parts/*')) / 1e6:.0f} MB")
+        parts = sum(path.stat().st_size for path in folder.glob("home/node/people/parts/*"))
+        print(f"records on the disk: {parts / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":

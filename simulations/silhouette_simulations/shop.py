@@ -153,7 +153,9 @@ def write_shops(folder: Path, events: int, *, seed: int = 0, bad_share: float = 
 def _block(
     shop: _Shop, rows: int, first_line: int, bad_share: float, draw: np.random.Generator
 ) -> tuple[list[str], Planted]:
-    stamps = pa.array(draw.integers(_FIRST, _LAST, rows)).cast(pa.timestamp("s", "UTC")).cast(pa.timestamp("s", shop.zone))
+    stamps = (
+        pa.array(draw.integers(_FIRST, _LAST, rows)).cast(pa.timestamp("s", "UTC")).cast(pa.timestamp("s", shop.zone))
+    )
     kinds = draw.choice(len(_BEHAVIOURS), rows, p=_SHARES)
     columns = [
         pc.binary_join_element_wise(shop.name[0], _text(draw.zipf(1.3, rows) % 200_000), "-"),

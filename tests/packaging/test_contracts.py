@@ -21,6 +21,8 @@ CALCULATING = (
     "silhouette_shared.secagg",
     "silhouette_shared.enrolment",
     "silhouette_shared.cards",
+    "silhouette_client.ingest.columns",
+    "silhouette_client.ingest.consent",
     "silhouette_client.policy.budget",
     "silhouette_client.policy.hostile",
     "silhouette_client.policy.overview",

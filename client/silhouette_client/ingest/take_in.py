@@ -108,7 +108,6 @@ def take_in(
     taken, known = [], []
     with writing(home) as records, ThreadPoolExecutor(workers) as pool:
         digests = list(pool.map(lambda job: examine(*job), jobs))
-        _set_consent(records, mapping)
         for (source, rule), content in zip(jobs, digests, strict=True):
             if records.manifest.has((content, rule.table, rule.digest())):
                 known.append(source.name)
@@ -121,6 +120,7 @@ def take_in(
             records.commit(records.manifest.plus(one))
             taken.append(one)
             progress(f"{source.name}: {one.kept} of {one.rows} rows into {one.table}, {sum(one.bad.values())} bad")
+        _set_consent(records, mapping)
     return Outcome(tuple(taken), tuple(known))
 
 
@@ -140,6 +140,7 @@ def _jobs(sources: Sequence[Source], mapping: Mapping) -> list[tuple[Source, Sou
 
 
 def _set_consent(records: Records, mapping: Mapping) -> None:
+    # Last: a run that ends in a refusal loosens nothing.
     if records.manifest.consent != mapping.consent:
         records.commit(replace(records.manifest, consent=mapping.consent))
 
