@@ -4,6 +4,7 @@ A trait is a pure function of one person's own events and of public constants: n
 people enters, so a trait never changes because somebody else's record does. Where the record does not say, it is NaN.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -113,8 +114,8 @@ def _breadth(record: _Record) -> Tensor:
     own = record.categories[record.histories.items]  # (E, G)
     total = own.new_zeros(len(record.histories), groups).index_add(0, record.owner, own)
     share = total / total.sum(1, keepdim=True)  # NaN where nothing has a category
-    entropy = torch.special.entr(share).sum(1)
-    return entropy / torch.tensor(float(groups), dtype=entropy.dtype).log()
+    entropy: Tensor = torch.special.entr(share).sum(1)
+    return entropy / math.log(groups)
 
 
 def _loyalty(record: _Record) -> Tensor:
