@@ -25,12 +25,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from silhouette_client.policy.witness import Witness
 from silhouette_shared.cli import is_full_disk
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
-from silhouette_shared.privacy.ledger import Head
+
+if TYPE_CHECKING:  # the ledger brings torch and scipy along, for which no answer should wait
+    from silhouette_client.policy.witness import Witness
+    from silhouette_shared.privacy.ledger import Head
 
 LOG_NAME = "profile-audit.log"
 """In a node's home."""
@@ -124,7 +126,7 @@ class AuditLog:
     @property
     def head(self) -> Head | None:
         """The newest entry this object knows; None of an empty log."""
-        return Head(self._number, self._last) if self._number else None
+        return _head(self._number, self._last) if self._number else None
 
     def record(self, accesses: Sequence[Access], *, flush: bool = False) -> None:
         """Add entries; they are in the file when this returns, and with `flush` on the disk.
@@ -244,19 +246,24 @@ def verify_log(path: Path, key: bytes, seen: Head | None = None) -> Head | None:
         IntegrityError: Names the first entry that is wrong or missing.
         UsageError: If there is no log.
     """
-    head: Head | None = None
+    found, last = 0, _START
     fits = seen is None
     for entry, seal in _checked(path, key):
-        head = Head(entry.number, seal)
-        fits = fits or head == seen
+        found, last = entry.number, seal
+        fits = fits or (seen is not None and (seen.sequence, seen.hash) == (found, seal))
     if seen is not None and not fits:
-        found = 0 if head is None else head.sequence
         what = f"a log that ends at {found}" if found < seen.sequence else "another"
         raise IntegrityError(
             f"{path}: expected the entry {seen.sequence} that the witness has seen, got {what}: it was cut or "
             f"replaced; {_WAY_OUT}"
         )
-    return head
+    return _head(found, last) if found else None
+
+
+def _head(number: int, seal: bytes) -> Head:
+    from silhouette_shared.privacy.ledger import Head
+
+    return Head(number, seal)
 
 
 def _checked(path: Path, key: bytes) -> Iterator[tuple[Entry, bytes]]:

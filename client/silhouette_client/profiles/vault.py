@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from silhouette_client.profiles.audit_log import LOG_NAME, Access, AuditLog, verify_log
 from silhouette_client.profiles.keys import (
@@ -28,7 +28,9 @@ from silhouette_client.profiles.keys import (
 from silhouette_client.profiles.record import FIELDS, ProfileRecord
 from silhouette_client.profiles.store import KEEP, STORE_NAME, Counts, Erased, Exclusion, ProfileStore, Retention
 from silhouette_shared.errors import IntegrityError, UsageError
-from silhouette_shared.privacy.ledger import Head
+
+if TYPE_CHECKING:
+    from silhouette_shared.privacy.ledger import Head
 
 Passphrase = Callable[[], str]
 

@@ -237,8 +237,8 @@ def test_many_streams_at_once_are_answered_or_refused_and_the_service_lives(hous
         )
         calls = [ask.future(REQUESTS["GetProfile"], timeout=30) for _ in range(2000)]
         codes = {call.code() for call in calls}
-        print({(c.code().name, c.details()) for c in calls})
-    assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    # UNAVAILABLE is how a client shows HTTP/2's REFUSED_STREAM: more streams than the connection may have
+    assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
     assert grpc.StatusCode.OK in codes
     alive(house)
 
@@ -344,8 +344,11 @@ def test_a_second_service_on_a_socket_is_refused_and_a_dead_ones_socket_is_taken
             pytest.raises(RefusedError, match="got none"),
         ):
             client.profile("anna")
-        for wrong in ({}, {"address": "localhost:0"}):
-            with pytest.raises(UsageError), serving(service, vault, log=tmp_path, access=access, **wrong):
+        for address, message in ((None, "got neither; give one"), ("localhost:0", "with an address, got none")):
+            with (
+                pytest.raises(UsageError, match=message),
+                serving(service, vault, log=tmp_path / LOG_NAME, access=access, address=address),
+            ):
                 pass
 
 
