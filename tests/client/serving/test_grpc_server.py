@@ -267,6 +267,23 @@ def test_health_answers_and_reflection_does_not(house: House) -> None:
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_reflection_answers_where_it_was_asked_for(tmp_path: Path) -> None:
+    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+    with (
+        Vault.open(tmp_path, make=KeyFile()) as vault,
+        serving(
+            Service(vault), vault, log=tmp_path / LOG_NAME, access=Access({}), socket=tmp_path / "s", reflection=True
+        ),
+        grpc.insecure_channel(f"unix:{tmp_path / 's'}") as channel,
+    ):
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        (answer,) = stub.ServerReflectionInfo(
+            iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=10
+        )
+        assert SERVICE in {one.name for one in answer.list_services_response.service}
+
+
 def test_an_unexpected_failure_says_nothing_of_a_person(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Service):
         def explain(self, user: str, who: str) -> Any:
