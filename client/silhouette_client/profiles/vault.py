@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from silhouette_client.profiles.audit_log import LOG_NAME, Access, AuditLog, verify_log
+from silhouette_client.profiles.audit_log import LOG_NAME, Access, AuditLog, Newest, verify_log
 from silhouette_client.profiles.keys import (
     KEYS_NAME,
     KeyFile,
@@ -217,11 +217,11 @@ class Vault:
         """Note that somebody asked for what they may not."""
         self._log.record([Access(who, method, b"", reason)])
 
-    def verify(self, log: Path, seen: Head | None = None) -> tuple[Counts, Head | None]:
+    def verify(self, log: Path, seen: Head | None = None) -> tuple[Counts, Newest | None]:
         """Check every row of the store and every entry of the log; errors as theirs."""
         return self._store.verify(), verify_log(log, self._keyring.audit, seen)
 
-    def head(self) -> Head | None:
+    def head(self) -> Newest | None:
         """The newest entry of the audit log."""
         return self._log.head
 
