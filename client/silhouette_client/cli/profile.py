@@ -137,13 +137,14 @@ def verify_command(
     """Open every row of the store and check every entry of the audit log; exit code 5 names the first that is wrong."""
     from silhouette_client.policy.witness import FileWitness
     from silhouette_client.profiles.audit_log import LOG_NAME
+    from silhouette_shared.privacy.ledger import Head
 
     place = silhouette_home(home)
     watcher = None if witness is None else FileWitness(witness)
     with open_vault(place, passphrase_file) as vault:
         counts, head = vault.verify(place / LOG_NAME, None if watcher is None else watcher.head("profiles"))
     if watcher is not None and head is not None:
-        watcher.publish("profiles", head)
+        watcher.publish("profiles", Head(*head))
     entries = 0 if head is None else head.sequence
     if output is Format.json:
         emit({"people": counts.people, "fields": counts.fields, "excluded": counts.exclusions, "entries": entries})

@@ -25,12 +25,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
-from silhouette_client.policy.witness import Witness
 from silhouette_shared.cli import is_full_disk
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
-from silhouette_shared.privacy.ledger import Head
+
+if TYPE_CHECKING:  # the ledger brings torch and scipy along, for which no answer should wait
+    from silhouette_client.policy.witness import Witness
+    from silhouette_shared.privacy.ledger import Head
 
 LOG_NAME = "profile-audit.log"
 """In a node's home."""
@@ -79,6 +81,13 @@ class Entry:
         return datetime.fromtimestamp(self.time / 1000, UTC)
 
 
+class Newest(NamedTuple):
+    """The newest entry: its number and its seal. A `Head` of the ledger's, without the imports of the ledger."""
+
+    sequence: int
+    hash: bytes
+
+
 class AuditLog:
     """The log of one store. Safe between threads and between processes that each open it.
 
@@ -122,9 +131,9 @@ class AuditLog:
         os.close(self._file)
 
     @property
-    def head(self) -> Head | None:
+    def head(self) -> Newest | None:
         """The newest entry this object knows; None of an empty log."""
-        return Head(self._number, self._last) if self._number else None
+        return Newest(self._number, self._last) if self._number else None
 
     def record(self, accesses: Sequence[Access], *, flush: bool = False) -> None:
         """Add entries; they are in the file when this returns, and with `flush` on the disk.
@@ -146,12 +155,14 @@ class AuditLog:
             except OSError as error:
                 raise self._unavailable(error) from None
 
-    def publish(self, node: str, witness: Witness) -> Head | None:
+    def publish(self, node: str, witness: Witness) -> Newest | None:
         """Show the newest entry to a witness, so that a log cut at its end is noticed."""
+        from silhouette_shared.privacy.ledger import Head
+
         self.record([])
         if (head := self.head) is not None:
-            witness.publish(node, head)
-        return self.head
+            witness.publish(node, Head(*head))
+        return head
 
     def _append(self, accesses: Sequence[Access]) -> None:
         if not accesses:
@@ -229,7 +240,7 @@ def read_log(path: Path, key: bytes) -> Iterator[Entry]:
         yield entry
 
 
-def verify_log(path: Path, key: bytes, seen: Head | None = None) -> Head | None:
+def verify_log(path: Path, key: bytes, seen: Head | Newest | None = None) -> Newest | None:
     """Check a whole log.
 
     Args:
@@ -244,19 +255,18 @@ def verify_log(path: Path, key: bytes, seen: Head | None = None) -> Head | None:
         IntegrityError: Names the first entry that is wrong or missing.
         UsageError: If there is no log.
     """
-    head: Head | None = None
+    found, last = 0, _START
     fits = seen is None
     for entry, seal in _checked(path, key):
-        head = Head(entry.number, seal)
-        fits = fits or head == seen
+        found, last = entry.number, seal
+        fits = fits or (seen is not None and (seen.sequence, seen.hash) == (found, seal))
     if seen is not None and not fits:
-        found = 0 if head is None else head.sequence
         what = f"a log that ends at {found}" if found < seen.sequence else "another"
         raise IntegrityError(
             f"{path}: expected the entry {seen.sequence} that the witness has seen, got {what}: it was cut or "
             f"replaced; {_WAY_OUT}"
         )
-    return head
+    return Newest(found, last) if found else None
 
 
 def _checked(path: Path, key: bytes) -> Iterator[tuple[Entry, bytes]]:

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from silhouette_client.profiles.audit_log import LOG_NAME, Access, AuditLog, verify_log
+from silhouette_client.profiles.audit_log import LOG_NAME, Access, AuditLog, Newest, verify_log
 from silhouette_client.profiles.keys import (
     KEYS_NAME,
     KeyFile,
@@ -28,7 +28,9 @@ from silhouette_client.profiles.keys import (
 from silhouette_client.profiles.record import FIELDS, ProfileRecord
 from silhouette_client.profiles.store import KEEP, STORE_NAME, Counts, Erased, Exclusion, ProfileStore, Retention
 from silhouette_shared.errors import IntegrityError, UsageError
-from silhouette_shared.privacy.ledger import Head
+
+if TYPE_CHECKING:
+    from silhouette_shared.privacy.ledger import Head
 
 Passphrase = Callable[[], str]
 
@@ -215,11 +217,11 @@ class Vault:
         """Note that somebody asked for what they may not."""
         self._log.record([Access(who, method, b"", reason)])
 
-    def verify(self, log: Path, seen: Head | None = None) -> tuple[Counts, Head | None]:
+    def verify(self, log: Path, seen: Head | None = None) -> tuple[Counts, Newest | None]:
         """Check every row of the store and every entry of the log; errors as theirs."""
         return self._store.verify(), verify_log(log, self._keyring.audit, seen)
 
-    def head(self) -> Head | None:
+    def head(self) -> Newest | None:
         """The newest entry of the audit log."""
         return self._log.head
 

@@ -306,10 +306,8 @@ def serving(
 
 
 def _reflect(server: grpc.Server) -> None:
-    try:
-        from grpc_reflection.v1alpha import reflection as grpc_reflection
-    except ImportError:
-        raise UsageError("expected grpcio-reflection with --reflection, found none; pip install it") from None
+    from grpc_reflection.v1alpha import reflection as grpc_reflection
+
     grpc_reflection.enable_server_reflection((SERVICE, grpc_reflection.SERVICE_NAME), server)
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -313,6 +314,7 @@ def test_a_full_disk_loses_nothing_that_was_there(tmp_path: Path) -> None:
     script = f"""
 import resource, signal, sys
 from pathlib import Path
+from typing import Any
 from tests.profiles import KEYRING, profile, same, store_at
 from silhouette_shared.errors import UnavailableError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit fails, as on a full disk
@@ -352,7 +354,7 @@ def child(script: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def rows(path: Path, statement: str, *arguments: object) -> list[tuple[bytes, ...]]:
+def rows(path: Path, statement: str, *arguments: object) -> list[tuple[Any, ...]]:
     connection = sqlite3.connect(path)
     try:
         return connection.execute(statement, arguments).fetchall()

@@ -18,7 +18,8 @@ def test_grants_are_read_and_whoever_is_not_named_has_none(tmp_path: Path) -> No
     shop, idle = access.of("shop"), access.of("idle")
     assert shop is not None
     assert idle is not None
-    assert (shop.roles, shop.requests_per_second) == ({Role.tags, Role.vectors}, 5)
+    assert shop.roles == {Role.tags, Role.vectors}
+    assert shop.requests_per_second == 5
     assert idle.roles == frozenset()
     assert access.of("other") is None
 
