@@ -24,11 +24,22 @@ from pathlib import Path
 import httpx
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode, SubStatus
-from flwr.common.serde import message_from_proto
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullAppMessagesRequest, SendTaskHeartbeatRequest
+from flwr.common.serde import context_from_proto, fab_from_proto, message_from_proto
+from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PullAppMessagesRequest,
+    PullTaskInputRequest,
+    SendTaskHeartbeatRequest,
+)
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -37,7 +48,7 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 
 from silhouette_shared.errors import SilhouetteError
 from silhouette_shared.supervision import Heart
@@ -51,6 +62,7 @@ HARMLESS = frozenset({"pyproject.toml", "LICENSE", ".info/CONTENT"})
 """What a bundle may hold: its description. Everything else could be code, or be read by code."""
 
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+_PART_SECONDS, _PART_LONGEST_SECONDS = 0.1, 1.0  # between two questions for a part of a message
 _AWAY_SECONDS = 1.0  # between attempts at a SuperNode that does not answer
 _LONGEST_ANSWER = 3600.0  # seconds that one message may take before this process counts as hanging
 
@@ -223,8 +235,36 @@ class Executor:
             return _error(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, cause)
 
 
+def pull_input(client: RuntimeHttpClient) -> tuple[Message, Context, Fab]:
+    """A task's message, context and bundle, as Flower's `pull_task_input` gets them.
+
+    The SuperNode hands a task out before it has the parts of its message. Flower's own function asks for a missing part
+    again after a second or more; this one after a tenth.
+    """
+    given = client.PullTaskInput(PullTaskInputRequest())
+    TaskIdentity.task_id = given.task_id
+    TaskIdentity.run_id = given.run.run_id
+    TaskIdentity.node_id = given.context.node_id
+    context, fab = context_from_proto(given.context), fab_from_proto(given.fab)
+    waiting = client.PullMessages(PullAppMessagesRequest())
+    if not waiting.messages_list:
+        raise RuntimeError("expected a message with the task, the SuperNode has none")
+    tree, node = waiting.message_object_trees[0], Node(node_id=context.node_id)
+    message = pull_and_inflate_object_from_tree(
+        tree,
+        make_pull_object_fn_protobuf(client.PullObject, node, context.run_id),
+        make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, context.run_id),
+        return_type=Message,
+        max_tries_per_object=None,
+        initial_backoff=_PART_SECONDS,
+        backoff_cap=_PART_LONGEST_SECONDS,
+    )
+    message.metadata.__dict__["_message_id"] = tree.object_id  # it does not contain its own number
+    return message, context, fab
+
+
 class _Fetch:
-    """A task's message on its way, in a thread: Flower's function waits for every part of it, for two hours."""
+    """A task's message on its way, in a thread: every part of it is waited for, for two hours."""
 
     def __init__(self, client: RuntimeHttpClient) -> None:
         self.done = threading.Event()
@@ -234,8 +274,7 @@ class _Fetch:
 
     def _run(self, client: RuntimeHttpClient) -> None:
         try:
-            message, context, _, fab = pull_task_input(client)
-            self._found = message, context, fab
+            self._found = pull_input(client)
         except Exception as error:  # noqa: BLE001 - raised again where the result is asked for
             self._failure = error
         finally:

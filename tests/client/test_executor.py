@@ -17,6 +17,7 @@ from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullAppMessagesRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.runtime import run_clientapp
@@ -27,6 +28,9 @@ from silhouette_client import executor
 from silhouette_client.executor import HARMLESS, Bundle, RefusedBundleError, check_bundle
 from silhouette_server import superlink
 from silhouette_server.superlink import PollingGrid, bundle
+
+PULL_TASK_INPUT = "5607a23e1673ee876930c1b35685b8dfdfd8b3776a436560b0467042e15fc695"
+"""SHA-256 of Flower's function, whose place `pull_input` takes."""
 
 
 def packed(files: Mapping[str, bytes]) -> Bundle:
@@ -90,11 +94,15 @@ def test_the_insides_of_flower_that_we_use_are_those_of_the_installed_version() 
     for name in ("AcquireTask", "SendTaskHeartbeat", "PullMessages", "PullTaskInput", "PushTaskOutput"):
         assert list(inspect.signature(getattr(RuntimeHttpClient, name)).parameters) == ["self", "request"]
     for function, parameters in (
-        (run_clientapp.pull_task_input, ["client"]),
         (run_clientapp.push_message, ["client", "message", "context"]),
         (run_clientapp.push_task_output, ["client", "context", "sub_status", "details"]),
     ):
         assert list(inspect.signature(function).parameters) == parameters
+    pulling = inspect.signature(pull_and_inflate_object_from_tree).parameters
+    assert {"return_type", "max_tries_per_object", "initial_backoff", "backoff_cap"} <= set(pulling)
+    # What our `pull_input` does in Flower's place.
+    theirs = inspect.getsource(run_clientapp.pull_task_input)
+    assert hashlib.sha256(theirs.encode()).hexdigest() == PULL_TASK_INPUT
     assert list(inspect.signature(Fab).parameters) == ["hash_str", "content", "verifications"]
     assert {"push_messages", "pull_messages", "send_and_receive", "get_node_ids"} <= set(dir(PollingGrid))
     # The whole of it: hash, then input, then answer; no unpacking and no import of what was shipped.
@@ -139,13 +147,13 @@ def test_a_message_whose_run_has_ended_is_given_up_for_the_next_one(
         def close(self) -> None:
             told.append((self.token, "closed"))
 
-    def pull(client: Client) -> tuple[Message, Context, None, Fab]:
+    def pull(client: Client) -> tuple[Message, Context, Fab]:
         if client.token == "dead":
             dead.wait(20)
-        return message, context, None, Fab(alive.announced, alive.content, {})
+        return message, context, Fab(alive.announced, alive.content, {})
 
     monkeypatch.setattr(executor, "_task_client", Client)
-    monkeypatch.setattr(executor, "pull_task_input", pull)
+    monkeypatch.setattr(executor, "pull_input", pull)
     monkeypatch.setattr(executor, "_beat_of", lambda client: lambda: True)
     monkeypatch.setattr(
         executor, "push_message", lambda client, reply, context: told.append((client.token, "answered"))
