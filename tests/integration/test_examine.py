@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 from tests.integration.desk import FILMS, PEOPLE, PLAN, Desk
 
@@ -41,7 +42,7 @@ def test_a_finished_run_is_examined_recorded_and_refused_when_its_model_is_anoth
     assert (rows.what, findings.what) == ("rows", "findings")
     assert rows.plan_digest == findings.plan_digest == about["digest"]
     assert findings.values == found
-    (pooled,) = rows.values["rows"]  # type: ignore[misc]
+    (pooled,) = cast("list[dict[str, object]]", rows.values["rows"])
     assert pooled["ndcg_at_10"] == found["ndcg_at_10"] == found["int8"]["ndcg_before"]
 
     text = desk.here("sim", "examine", run, "--people", 5)
