@@ -67,6 +67,7 @@ def ingest_command(
     rules = read_mapping(mapping)
     items = None if catalogue is None else _items(catalogue)
     from silhouette_client.ingest.describing import counts, coverage
+    from silhouette_client.profiles.vault import excluded
 
     before = counts(place)
     outcome = take_in(
@@ -74,6 +75,7 @@ def ingest_command(
         rules,
         sources,
         now=int(time.time()),
+        exclusions=excluded(place),
         progress=lambda line: console.print(line, markup=False, highlight=False),
     )
     document = summary(

@@ -135,6 +135,9 @@ def _policy(home: NodeHome, now: datetime) -> Iterator[str]:
 
 
 def _people(home: NodeHome, now: datetime) -> Iterator[str]:
+    if (home.people / "manifest.json").is_file():
+        yield f"taken in to {home.people}: `silhouette node describe` counts them"
+        return
     missing = [name for name in ("events.parquet", "users.parquet") if not (home.people / name).is_file()]
     yield f"!no {' and no '.join(missing)} in {home.people} yet" if missing else f"tables in {home.people}"
 

@@ -18,7 +18,6 @@ from silhouette_client.ingest.consent import consenting
 from silhouette_client.ingest.packing import pack
 from silhouette_client.ingest.records import Records, open_records
 from silhouette_client.ingest.take_in import Exclusions, Nobody
-from silhouette_shared.catalogue import Catalogue
 from silhouette_shared.errors import RefusedError, UsageError
 from silhouette_shared.model.histories import Histories
 
@@ -48,19 +47,19 @@ class People:
 
 def people(
     home: Path,
-    catalogue: Catalogue,
+    items: Mapping[str, int],
     attributes: Mapping[str, Sequence[str]],
     purpose: str = "training",
     *,
     exclusions: Exclusions | None = None,
 ) -> Histories:
     """The histories of everybody whose records may be used for a purpose; see `read_people`."""
-    return read_people(home, catalogue, attributes, purpose, exclusions=exclusions).histories
+    return read_people(home, items, attributes, purpose, exclusions=exclusions).histories
 
 
 def read_people(
     home: Path,
-    catalogue: Catalogue,
+    items: Mapping[str, int],
     attributes: Mapping[str, Sequence[str]],
     purpose: str = "training",
     *,
@@ -72,7 +71,7 @@ def read_people(
 
     Args:
         home: Of the node.
-        catalogue: Public items.
+        items: Number of each item of the public catalogue, from 1.
         attributes: Classes of each declared attribute, in order; one that the node does not hold is unknown.
         purpose: As in the consent table.
         exclusions: Who is left out whatever they consented to.
@@ -99,9 +98,7 @@ def read_people(
     permitted = events.filter(
         pc.is_in(events.column("user").cast(pa.string()), value_set=pa.array(usable, pa.string()))
     )
-    in_catalogue = pc.is_in(
-        permitted.column("item").cast(pa.string()), value_set=pa.array(catalogue.items, pa.string())
-    )
+    in_catalogue = pc.is_in(permitted.column("item").cast(pa.string()), value_set=pa.array(list(items), pa.string()))
     known = permitted.filter(in_catalogue)
     with_events = set(pc.unique(known.column("user").cast(pa.string())).to_pylist())
     rows = [user for user in usable if user in with_events]
@@ -109,7 +106,7 @@ def read_people(
     histories = pack(
         frame,
         _declared(records, rows, attributes),
-        items=catalogue.index,
+        items=items,
         attributes=attributes,
         has_times=bool((frame["timestamp"] != 0).any()),
     )

@@ -18,6 +18,7 @@ from silhouette_client.enrolment.installing import update_roster
 from silhouette_client.offers.people import PeopleSource, pack_for
 from silhouette_client.offers.run_folder import OFFER_FILE, ROSTER_FILE, ROUNDS_FILE, AgreedRun, read_run, write_run
 from silhouette_client.offers.sizes import largest_vector, least_parameters
+from silhouette_client.peers import PeerMemory
 from silhouette_client.policy.ledger_store import Ledger
 from silhouette_client.policy.participation import Proposal, Standing, consider, refused_by_ledger
 from silhouette_client.policy.terms import Policy
@@ -46,6 +47,7 @@ class Surroundings:
     policy: Policy
     ledger: Ledger
     people: PeopleSource
+    peers: PeerMemory
     device: torch.device
     now: datetime  # UTC
     engine: EngineName = "bookkeeping"
@@ -208,7 +210,7 @@ def _open(run: AgreedRun, folder: Path, around: Surroundings) -> Agent:
         randomness=ReproducibleSource(agreement.plan.seed).child(*agreement.seed_path),
         ledger=None if agreement.budget is None else around.ledger,
         engine=around.engine,
-        enrolment=Enrolment(home.identity(), pins, RoundMemory(folder / ROUNDS_FILE)),
+        enrolment=Enrolment(home.identity(), pins, RoundMemory(folder / ROUNDS_FILE), around.peers),
     )
 
 

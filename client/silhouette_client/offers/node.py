@@ -23,9 +23,10 @@ from silhouette_client.enrolment.home import NodeHome
 from silhouette_client.enrolment.installing import check_own_place, update_roster
 from silhouette_client.node_folder import DEVICE_VARIABLE
 from silhouette_client.offers.acceptance import Accepted, Surroundings, accept_offer, open_run
-from silhouette_client.offers.people import PeopleSource, TablesOnDisk
+from silhouette_client.offers.people import PeopleSource, people_in
 from silhouette_client.offers.run_folder import sweep
 from silhouette_client.offers.sizes import warm_up
+from silhouette_client.peers import PeerMemory
 from silhouette_client.policy.ledger_store import LEDGER_NAME, Ledger
 from silhouette_client.policy.participation import Standing, consider_round
 from silhouette_client.policy.terms import read_policy
@@ -113,6 +114,7 @@ class Node:
     ) -> None:
         self._home, self._people, self._ledger, self._device, self._clock = home, people, ledger, device, clock
         self._policy = read_policy(home.policy_path)
+        self._peers = PeerMemory(home.folder / "peer-ledgers.json")  # one for all runs: they are about the same ledgers
         self._diary = RoundDiary(home.folder / "rounds-begun.json")
         self._runs: OrderedDict[str, Accepted] = OrderedDict()
         self._lock = threading.RLock()
@@ -130,7 +132,7 @@ class Node:
 
         Args:
             home: `<home>`, in which `node/` lies.
-            people: The tables in `node/people` if None.
+            people: What lies in `node/people` if None.
             witness: Of the ledger; a folder in the node's own if None, which notices a ledger put back alone.
             clock: For tests: the time in UTC.
 
@@ -155,7 +157,7 @@ class Node:
         )
         return cls(
             found,
-            people=people or TablesOnDisk(found.people),
+            people=people or people_in(home, found.people),
             ledger=ledger,
             device=torch.device(os.environ.get(DEVICE_VARIABLE, "cpu")),
             clock=clock,
@@ -283,6 +285,7 @@ class Node:
             policy=self._policy,
             ledger=self._ledger,
             people=self._people,
+            peers=self._peers,
             device=self._device,
             now=self._clock(),
         )

@@ -1,4 +1,4 @@
-"""Where a run's histories come from: the canonical tables in the node's home, packed against the offered catalogue."""
+"""Where a run's histories come from: what the node took in, packed against the offered catalogue."""
 
 from __future__ import annotations
 
@@ -76,6 +76,29 @@ class TablesOnDisk:
         if times not in ("utc", "rank", "none"):
             raise UsageError(f'{path}: expected {{"times": "utc"}}, rank or none, got something else; correct it')
         return bool(times == "utc")
+
+
+class IngestedPeople:
+    """What `silhouette node ingest` took in, of those who consented to training and were neither erased nor suppressed.
+
+    Args:
+        home: `<home>`, in which `node/` lies.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def histories(self, items: Mapping[str, int], attributes: Mapping[str, Sequence[str]]) -> Histories:
+        """Read and pack; errors as `read_people` and `excluded` have them."""
+        from silhouette_client.ingest.reading import people
+        from silhouette_client.profiles.vault import excluded
+
+        return people(self._home, items, attributes, "training", exclusions=excluded(self._home))
+
+
+def people_in(home: Path, folder: Path) -> PeopleSource:
+    """What was taken in by `silhouette node ingest`, else the canonical tables that lie in `folder` themselves."""
+    return IngestedPeople(home) if (folder / "manifest.json").exists() else TablesOnDisk(folder)
 
 
 def pack_for(

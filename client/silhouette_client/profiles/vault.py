@@ -51,6 +51,10 @@ class Excluded:
         """Whether this user is left out."""
         return self.keyring is not None and self.keyring.pseudonym(user) in self.pseudonyms
 
+    def among(self, users: Sequence[str]) -> set[str]:
+        """Those of the users who are left out."""
+        return {user for user in users if self(user)} if self.pseudonyms else set()
+
     def __len__(self) -> int:
         return len(self.pseudonyms)
 

@@ -10,6 +10,9 @@ from tests.client.ingest.shop_files import catalogue, ingest, mapping, write
 
 from silhouette_client.ingest.describing import coverage
 from silhouette_client.ingest.reading import people, read_people
+from silhouette_client.offers.people import TablesOnDisk, people_in
+from silhouette_client.profiles.keys import KeyFile
+from silhouette_client.profiles.vault import Vault
 from silhouette_shared.errors import RefusedError, UsageError
 from silhouette_shared.schema import BEHAVIOURS
 
@@ -33,7 +36,7 @@ def shop(home: Path, tmp_path: Path) -> Path:
 
 
 def test_histories_are_packed_as_written_out_by_hand(shop: Path) -> None:
-    found = read_people(shop, catalogue("c", "b", "a"), ATTRIBUTES)
+    found = read_people(shop, catalogue("c", "b", "a").index, ATTRIBUTES)
     histories = found.histories
     assert found.users == ("u1", "u2", "u4")
     assert histories.offsets.tolist() == [0, 3, 4, 5]
@@ -53,7 +56,7 @@ def test_histories_are_packed_as_written_out_by_hand(shop: Path) -> None:
 
 
 def test_items_outside_the_catalogue_are_counted_and_stay(shop: Path) -> None:
-    found = read_people(shop, catalogue("a"), {})
+    found = read_people(shop, catalogue("a").index, {})
     assert (found.users, found.unknown_items, found.only_unknown_items) == (("u1", "u4"), 4, 2)
     assert coverage(shop, ["a", "q"]) == {
         "catalogue_items": 2,
@@ -61,7 +64,7 @@ def test_items_outside_the_catalogue_are_counted_and_stay(shop: Path) -> None:
         "events_outside": 4,
         "items_outside": 3,
     }
-    assert len(people(shop, catalogue("a", "b", "c", "z"), {}).items) == len(EVENTS)
+    assert len(people(shop, catalogue("a", "b", "c", "z").index, {}).items) == len(EVENTS)
 
 
 def test_only_people_who_consented_to_the_purpose_are_used(shop: Path, tmp_path: Path) -> None:
@@ -75,7 +78,7 @@ def test_only_people_who_consented_to_the_purpose_are_used(shop: Path, tmp_path:
     )
     strict = mapping().__class__(source=mapping().source)
     ingest(shop, write(tmp_path / "consent.csv", *rows, header="who,purpose,granted,at"), rules=strict)
-    everything = catalogue("a", "b", "c", "z")
+    everything = catalogue("a", "b", "c", "z").index
     found = read_people(shop, everything, {})
     assert (found.users, found.without_consent) == (("u1", "u3"), 2)
     assert read_people(shop, everything, {}, "profiling").users == ("u4",)
@@ -86,28 +89,43 @@ def test_only_people_who_consented_to_the_purpose_are_used(shop: Path, tmp_path:
 def test_consent_kept_elsewhere_leaves_out_only_those_who_refused(shop: Path, tmp_path: Path) -> None:
     rows = ("u2,training,no,100", "u1,training,yes,100", "u1,training,no,100")  # in one second the refusal counts
     ingest(shop, write(tmp_path / "consent.csv", *rows, header="who,purpose,granted,at"))
-    assert read_people(shop, catalogue("a", "b", "c", "z"), {}).users == ("u3", "u4")
+    assert read_people(shop, catalogue("a", "b", "c", "z").index, {}).users == ("u3", "u4")
 
 
 def test_without_a_consent_table_nobody_is_used_by_default(home: Path, tmp_path: Path) -> None:
     ingest(home, write(tmp_path / "events.csv", *EVENTS), rules=mapping().__class__(source=mapping().source))
     with pytest.raises(RefusedError, match="take in a consent table"):
-        people(home, catalogue("a"), {})
+        people(home, catalogue("a").index, {})
 
 
 def test_excluded_people_are_left_out(shop: Path) -> None:
-    found = read_people(shop, catalogue("a", "b", "c", "z"), {}, exclusions=Excluded("u1", "u7"))
+    found = read_people(shop, catalogue("a", "b", "c", "z").index, {}, exclusions=Excluded("u1", "u7"))
     assert (found.users, found.excluded) == (("u2", "u3", "u4"), 1)
 
 
 def test_an_empty_node_says_what_to_do(home: Path) -> None:
     with pytest.raises(UsageError, match="node ingest"):
-        people(home, catalogue("a"), {})
+        people(home, catalogue("a").index, {})
 
 
 def test_the_latest_row_of_a_person_counts_and_another_class_is_refused(shop: Path, tmp_path: Path) -> None:
     ingest(shop, write(tmp_path / "users-2.csv", "u1,m", header="who,sex"))
-    found = read_people(shop, catalogue("a", "b", "c"), {"gender": ("F", "M")})
+    found = read_people(shop, catalogue("a", "b", "c").index, {"gender": ("F", "M")})
     assert found.histories.attributes.tolist() == [[2], [0], [0]]
     with pytest.raises(UsageError, match="expected gender out of 1 classes, got 1 people with another"):
-        people(shop, catalogue("a", "b", "c"), {"gender": ("F",)})
+        people(shop, catalogue("a", "b", "c").index, {"gender": ("F",)})
+
+
+def test_a_run_packs_what_was_taken_in_without_those_who_were_erased(shop: Path) -> None:
+    source = people_in(shop, shop / "node" / "people")
+    everybody = source.histories(catalogue("a", "b", "c", "z").index, {})
+    assert everybody.lengths.tolist() == [3, 1, 1, 1]
+    with Vault.open(shop, make=KeyFile()) as vault:
+        vault.suppress("u1", "a test")
+    assert source.histories(catalogue("a", "b", "c", "z").index, {}).lengths.tolist() == [1, 1, 1]
+
+
+def test_without_anything_taken_in_a_run_reads_the_tables_that_lie_there(home: Path) -> None:
+    folder = home / "node" / "people"
+    folder.mkdir(parents=True)
+    assert isinstance(people_in(home, folder), TablesOnDisk)
