@@ -137,6 +137,7 @@ def test_the_command_and_its_nouns_are_declared_as_entry_points() -> None:
     assert {point.name: point.value for point in nouns} == {
         "audit": "silhouette_client.cli:audit",
         "budget": "silhouette_client.cli:budget",
+        "node": "silhouette_client.cli:node",
         "data": "silhouette_simulations.cli:data",
         "plan": "silhouette_shared.plan_commands:plan",
         "sim": "silhouette_simulations.cli:sim",
