@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from silhouette_client.ingest.columns import numbers, times, truths, words
@@ -22,14 +22,14 @@ GERMAN = "%d.%m.%Y %H:%M:%S"
 NAMES = [16242463475465784624, 4413427689939124394, 3149734472677700572]
 
 
-def rule(**settings: object) -> ColumnRule:
-    return ColumnRule(column="x", **settings)  # type: ignore[arg-type]
+def rule(**options: object) -> ColumnRule:
+    return ColumnRule(column="x", **options)  # type: ignore[arg-type]
 
 
-def read_time(written: object, row_zone: str | None = None, **settings: object) -> int | Reason:
+def read_time(written: object, row_zone: str | None = None, **options: object) -> int | Reason:
     array = pa.array([written])
     zones = None if row_zone is None else pa.array([row_zone])
-    parsed = times(array, rule(**settings), zones, **FOREVER)
+    parsed = times(array, rule(**options), zones, **FOREVER)
     number = int(parsed.codes[0])
     return CODES[number - 1] if number else int(parsed.values[0].as_py())
 
@@ -39,7 +39,7 @@ def utc(*parts: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("written", "settings", "expected"),
+    ("written", "options", "expected"),
     [
         ("2024-03-01T10:00:00Z", {}, utc(2024, 3, 1, 10)),
         ("2024-03-01 10:00:00.999+02:00", {}, utc(2024, 3, 1, 8)),
@@ -71,10 +71,12 @@ def utc(*parts: int) -> int:
         ("27.10.2024 02:30:00", {"format": GERMAN, "zone": "Europe/Berlin"}, utc(2024, 10, 27, 0, 30)),  # the earlier
     ],
 )
-def test_a_time_is_read_or_refused(written: object, settings: dict[str, Any], expected: int | Reason) -> None:
-    assert read_time(written, **settings) == expected
+def test_a_time_is_read_or_refused(written: object, options: dict[str, Any], expected: int | Reason) -> None:
+    assert read_time(written, **options) == expected
 
 
+# A starved machine draws slowly, which says nothing about the code.
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     moment=st.datetimes(datetime(1971, 1, 1), datetime(2037, 12, 31)),  # noqa: DTZ001
     zone=st.sampled_from(["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"]),
@@ -112,7 +114,7 @@ def test_a_zone_of_each_row_may_be_unknown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "settings", "expected"),
+    ("written", "options", "expected"),
     [
         ("3.5", {}, 3.5),
         ("3,5", {"decimal": ","}, 3.5),
@@ -131,16 +133,16 @@ def test_a_zone_of_each_row_may_be_unknown() -> None:
         (float("nan"), {}, Reason.OUT_OF_RANGE),
     ],
 )
-def test_a_number_is_read_or_refused(written: object, settings: dict[str, object], expected: object) -> None:
-    parsed = numbers(pa.array([written]), rule(**settings), nullable=True, low=None)
+def test_a_number_is_read_or_refused(written: object, options: dict[str, object], expected: object) -> None:
+    parsed = numbers(pa.array([written]), rule(**options), nullable=True, low=None)
     number = int(parsed.codes[0])
     assert (CODES[number - 1] if number else parsed.values[0].as_py()) == expected
 
 
 def test_words_are_trimmed_mapped_and_checked() -> None:
     array = pa.array([" kauf", "view", "ping", "zap", "", None, "x" * 300])
-    settings = rule(values={"kauf": "purchase"}, ignore=("ping",))
-    parsed = words(array, settings, nullable=False, classes=("view", "purchase"))
+    meaning = rule(values={"kauf": "purchase"}, ignore=("ping",))
+    parsed = words(array, meaning, nullable=False, classes=("view", "purchase"))
     assert parsed.values.to_pylist()[:2] == ["purchase", "view"]
     codes = [CODES[number - 1] if number else None for number in parsed.codes]
     missing, unknown = Reason.MISSING, Reason.UNKNOWN_WORD

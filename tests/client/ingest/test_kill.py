@@ -121,11 +121,6 @@ def test_ten_kills_change_nothing(tmp_path: Path) -> None:
     kill_again_and_again(tmp_path, 20_000, kills=10)
 
 
-@pytest.mark.slow
-def test_twenty_kills_of_a_larger_ingest_change_nothing(tmp_path: Path) -> None:
-    kill_again_and_again(tmp_path, 200_000, kills=20)
-
-
 def test_a_killed_writer_leaves_no_lock(tmp_path: Path) -> None:
     from silhouette_client.ingest.records import writing
 

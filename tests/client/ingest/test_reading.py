@@ -121,7 +121,7 @@ def test_a_run_packs_what_was_taken_in_without_those_who_were_erased(shop: Path)
     everybody = source.histories(catalogue("a", "b", "c", "z").index, {})
     assert everybody.lengths.tolist() == [3, 1, 1, 1]
     with Vault.open(shop, make=KeyFile()) as vault:
-        vault.suppress("u1", "a test")
+        vault.suppress("u1", "test")
     assert source.histories(catalogue("a", "b", "c", "z").index, {}).lengths.tolist() == [1, 1, 1]
 
 

@@ -81,7 +81,7 @@ def test_lines_are_those_of_the_file_whatever_stands_between(home: Path, tmp_pat
     assert [(line, column) for _, line, column, _ in quarantine(home)] == expected
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     rows=st.lists(st.tuples(st.text('a"\n, ;ä', min_size=1, max_size=4), st.integers(1, 99)), max_size=25),
     data=st.data(),
