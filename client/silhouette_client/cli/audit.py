@@ -93,10 +93,13 @@ def run_command(
     asked = read_plan(plan)
     place = written or Path(f"audit-{asked.name}.json")
     signer = signing_key(key or silhouette_home(home) / KEY_NAME, make=key is None)
+    import torch
+
     from silhouette_client.audit.run import Settings
     from silhouette_client.audit.run import audit as run_audit
     from silhouette_shared.privacy.audit.result import fingerprint, sign
 
+    torch.set_num_threads(1)  # one person at a time: more threads wait for one another
     settings = Settings(
         steps=steps, canaries=canaries, people=people, seed=secrets.randbits(62) if seed is None else seed
     )
