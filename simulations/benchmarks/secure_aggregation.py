@@ -43,9 +43,11 @@ from silhouette_shared.secagg import (
     Terms,
     genesis,
 )
+from silhouette_shared.secagg.standing import Standing
 
 RUN = "benchmark"
-HEAD = bytes(32)
+DIGEST = bytes(32)
+LEDGER = Standing(0, bytes(32))
 MOD_RANGE = 1 << 32
 
 
@@ -84,7 +86,7 @@ def round_of_ours(partners: int, values: npt.NDArray[np.int64], dropped: int) ->
     key = Identity.generate(source)
     pins = Pins(key.public, {name: identity.public for name, identity in identities.items()})
     layout = Layout((Section("update", values.size, -(1 << 20), 1 << 20),))
-    terms = Terms("training", layout, HEAD, HEAD, HEAD)
+    terms = Terms("training", layout, DIGEST, DIGEST, DIGEST)
     parts = {name: Partner(name, identity, pins, RUN, source) for name, identity in identities.items()}
     watch = Stopwatch()
     bytes_of = {"up": 0, "down": 0}
@@ -96,7 +98,7 @@ def round_of_ours(partners: int, values: npt.NDArray[np.int64], dropped: int) ->
         bytes_of["up"] += max(map(len, found.values()))
         return found
 
-    adverts = exchange("keys", leader.open(), lambda one, data: one.advertise(data, terms, HEAD))
+    adverts = exchange("keys", leader.open(), lambda one, data: one.advertise(data, terms, LEDGER))
     rolls = watch.time("coordinator keys", leader.advertised, adverts)
     deliveries = watch.time(
         "coordinator keys", leader.shared, exchange("shares", rolls, lambda one, data: one.share(data))
