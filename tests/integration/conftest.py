@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from tests.integration.desk import Desk, Reference, write_films
 
-
 HERE = Path(__file__).parent
 
 
