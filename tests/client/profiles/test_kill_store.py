@@ -35,7 +35,7 @@ def test_no_acknowledged_write_is_lost(tmp_path: Path, kills: int) -> None:
     kill(tmp_path, kills, "write")
     content = (tmp_path / "acknowledged").read_bytes()
     newest = dict(struct.iter_unpack(">II", content))  # the last one of each person stays
-    assert len(newest) > kills  # it did write between the kills
+    assert len(content) // 8 > kills  # it did write between the kills
     with Vault.open(tmp_path) as vault:
         for person in range(PEOPLE):
             found = vault.get(str(person), "test", "check")

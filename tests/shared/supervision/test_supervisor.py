@@ -77,7 +77,7 @@ def test_a_killed_process_is_started_again_with_its_reason_in_the_status(tmp_pat
         (status,) = supervisor.status().services
         assert status.restarts == 1
         assert status.reason == "was ended by signal 9 (SIGKILL)"
-    assert [line["message"] for line in logged(tmp_path, "gate")] == ["up", "up"]
+        wait_for(lambda: [line["message"] for line in logged(tmp_path, "gate")] == ["up", "up"])
 
 
 def test_a_process_without_a_sign_of_life_is_killed_and_started_again(tmp_path: Path) -> None:
