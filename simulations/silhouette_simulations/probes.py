@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
@@ -214,7 +214,8 @@ def _held_out(
 ) -> NDArray[np.float64]:
     """Chances of every class for everybody, zero for those whose class is unknown, (U, classes)."""
     known = truth >= 0
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    enough = np.bincount(truth[known]).max() >= _FOLDS  # else no class reaches into every fold
+    folds = (StratifiedKFold if enough else KFold)(_FOLDS, shuffle=True, random_state=seed)
     chances = np.zeros((len(truth), classes))
     found = cross_val_predict(model, values[known], truth[known], cv=folds, method="predict_proba")  # type: ignore[index]
     chances[np.ix_(known, np.unique(truth[known]))] = found

@@ -101,7 +101,8 @@ def test_a_failure_of_the_coordinator_is_the_same_error_on_ray_as_in_process() -
     assert "RefusedError: the budget is spent" in here
     assert ray == here
     assert nothing == still_nothing == "left behind []", "the environment is as it was"
-    lines = done.stderr.splitlines()
+    # In process the partner's own log is here as well; on Ray it stays in the worker.
+    lines = [line for line in done.stderr.splitlines() if "a message was refused: the budget is spent" not in line]
     assert len(lines) == 2, "our own warning of each engine, and nothing of Flower's or Ray's"
     assert all("round 1: partner-1: error 2: RefusedError: the budget is spent" in line for line in lines)
     assert not living_actors()
