@@ -10,7 +10,6 @@ is asked for, or a service called, once for a start and never for a person.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import hmac
 import importlib.metadata
@@ -29,6 +28,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from silhouette_shared.cli import is_full_disk
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
+from silhouette_shared.files import write_atomically
 
 KEYS_NAME = "profiles.key"
 """In a node's home, beside `profiles.sqlite`; back it up elsewhere than the store."""
@@ -349,23 +349,9 @@ def _damaged(path: Path) -> IntegrityError:
 
 
 def _write(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(file, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_atomically(path, content, mode=0o600)
     except OSError as error:
         reason = "a full disk" if is_full_disk(error) else error.strerror or str(error)
         raise UnavailableError(f"{path}: expected to write the keys, got {reason}; mend that and try again") from None
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
