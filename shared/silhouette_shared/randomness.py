@@ -200,7 +200,7 @@ class SecureSource:
 
         Args:
             count: How many, zero or more.
-            place: Shape (`count` + 15,) or larger: the cipher asks for the rest of a block.
+            place: Shape (`count`,) or larger.
 
         Raises:
             ValueError: If there is too little room; then nothing was drawn.

@@ -91,9 +91,9 @@ class _Scratch:
 
     def __init__(self, pairs: int) -> None:
         self.pairs = pairs
-        words = torch.empty(2 * pairs + 2, dtype=torch.int64)  # the cipher asks for room for one of its blocks more
+        words = torch.empty(2 * pairs, dtype=torch.int64)
         self._bytes = words.numpy().view(np.uint8)
-        self._of_radius, self._of_angle = words[:pairs], words[pairs : 2 * pairs]
+        self._of_radius, self._of_angle = words[:pairs], words[pairs:]
         self._radius, self._cosine, self._sine = torch.empty(3, pairs, dtype=torch.float64)
         self._drawn = self._cosine.view(torch.int64).numpy(), self._sine.view(torch.int64).numpy()
 
@@ -102,7 +102,7 @@ class _Scratch:
         if isinstance(secret, SecureSource):
             secret.write(16 * self.pairs, self._bytes)
         else:
-            self._bytes[:-16] = np.frombuffer(secret.bytes(16 * self.pairs), dtype=np.uint8)
+            self._bytes[:] = np.frombuffer(secret.bytes(16 * self.pairs), dtype=np.uint8)
         radius, cosine, sine = self._radius, self._cosine, self._sine
         radius.copy_(self._of_radius).abs_().mul_(2.0**-63)  # U, in [0, 1]
         if float(radius.min()) < _COARSE:
