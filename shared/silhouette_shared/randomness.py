@@ -208,10 +208,11 @@ class SecureSource:
         """
         if not 0 <= count <= len(place):
             raise ValueError(f"expected room for {count} bytes, zero or more, got {len(place)}")
+        room = memoryview(place)
         with self._own():
             for start in range(0, count, _PIECE):
                 end = min(count, start + _PIECE)
-                self._stream.update_into(_ZEROS[: end - start], place[start:end])
+                self._stream.update_into(_ZEROS[: end - start], room[start:end])
 
     @contextmanager
     def _own(self) -> Iterator[None]:
