@@ -208,7 +208,7 @@ class SecureSource:
         """
         if not 0 <= count <= len(place):
             raise ValueError(f"expected room for {count} bytes, zero or more, got {len(place)}")
-        room = memoryview(place)
+        room = place.data
         with self._own():
             for start in range(0, count, _PIECE):
                 end = min(count, start + _PIECE)
