@@ -42,7 +42,7 @@ class GateLimits:
     body_seconds: float = 60.0
     answer_seconds: float = 60.0
     start_seconds: float = 10.0  # that a request waits for a SuperLink that is being started, or lets nobody in yet
-    lease_seconds: float = 90.0  # longer than the SuperLink counts a node that was killed as connected
+    overlap_seconds: float = 5.0  # after which no call of a SuperNode that was killed is still on its way
     hold_seconds: float = 15.0  # a SuperNode waits 30 for an answer
     ask_seconds: float = 0.1  # between two questions for a held one, at first
     ask_longest_seconds: float = 1.0
@@ -80,6 +80,7 @@ class Gate:
         self._files, self._superlink = files, superlink
         self._count = _Count()
         self._turned_away: dict[str, float] = {}  # since when, by partner
+        self._heard: dict[str, float] = {}  # when it last made a call that takes being let in, by partner
 
     async def serve(self, host: str, port: int, heart: Heart | None = None) -> None:
         """Listen until cancelled."""
@@ -133,22 +134,30 @@ class Gate:
                 del count.by_serial[serial]
             writer.close()
 
+    def heard(self, name: str) -> None:
+        """A call that only a SuperNode makes which was let in."""
+        self._heard[name] = _now()
+
     def turned_away(self, name: str, away: bool) -> None:
-        """Notice a SuperNode that is not let in for longer than one that was killed would count as connected."""
-        now = asyncio.get_running_loop().time()
+        """Notice a SuperNode that asks to be let in while another one with the same key is at work.
+
+        One that was started again after a kill waits, too, as long as the SuperLink counts the one before it as
+        connected, or where it does not know its key yet; but then nobody else calls in its name.
+        """
+        now = _now()
         if not away:
             self._turned_away.pop(name, None)
             return
         since = self._turned_away.setdefault(name, now)
         if since == now:
             _LOG.warning("%s asks to be let in, and the SuperLink counts it as connected or does not know it yet", name)
-        elif now - since > self.limits.lease_seconds:
+        elif self._heard.get(name, since) - since > self.limits.overlap_seconds:
             _LOG.error(
                 "a second SuperNode with the key of %s asks to be let in while the first one lives: its key was "
                 "copied, or two nodes of it run; ask the partner, and revoke it if it cannot say",
                 name,
             )
-            self._turned_away[name] = now - 1.0  # said again after as long
+            self._turned_away[name] = now - 1e-3  # said again after as long
 
 
 def tls_context(files: GateFiles) -> ssl.SSLContext:
@@ -229,6 +238,8 @@ class _Conversation:
             await self._send(refusal.status, {}, refusal.reason.encode(), close=True)
             return
         body = await self._body()
+        if holder is not None and path != ACTIVATE:
+            self._gate.heard(holder.name)
         try:
             status, answered, content = await self._forward(path, passed_on(headers), body)
         except httpx.HTTPError as error:

@@ -32,7 +32,7 @@ LIMITS = GateLimits(
     body_seconds=0.5,
     hold_seconds=0.6,
     start_seconds=0.6,
-    lease_seconds=1.0,
+    overlap_seconds=0.3,
 )
 PULL = "/v1/fleet/pull-messages"
 
@@ -320,13 +320,31 @@ def test_a_supernode_waits_while_the_one_before_it_counts_as_connected(house: Ho
     assert house.call("north", "/v1/fleet/activate-node") == (200, b"in")
 
 
-def test_a_second_supernode_with_a_copied_key_is_kept_out_and_noticed(
+NOTICED = "a second SuperNode with the key of south asks to be let in while the first one lives"
+
+
+def test_a_second_supernode_with_a_copied_key_is_kept_out_and_noticed_while_the_first_one_lives(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
-    house.behind.answer = lambda path: (412, b"")
-    for _ in range(4):
-        assert house.call("south", "/v1/fleet/activate-node")[0] == 503  # it asks again
-    assert "a second SuperNode with the key of south asks to be let in while the first one lives" in caplog.text
+    house.behind.answer = lambda path: (412, b"") if path.endswith("activate-node") else (200, b"")
+    assert house.call("south", "/v1/fleet/activate-node")[0] == 503  # it asks again
+    assert NOTICED not in caplog.text
+    assert house.call("south", "/v1/fleet/send-node-heartbeat")[0] == 200  # the first one
+    assert house.call("south", "/v1/fleet/activate-node")[0] == 503
+    assert NOTICED in caplog.text
+
+
+def test_a_supernode_that_nobody_else_speaks_for_waits_without_an_alarm(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a kill, or before the SuperLink knows the roster, however long that takes."""
+    house.behind.answer = lambda path: (412, b"") if path.endswith("activate-node") else (200, b"")
+    assert house.call("south", "/v1/fleet/send-node-heartbeat")[0] == 200  # of the one that is killed now
+    for _ in range(3):
+        assert house.call("south", "/v1/fleet/activate-node")[0] == 503
+    assert house.call("north", "/v1/fleet/send-node-heartbeat")[0] == 200  # somebody else
+    assert house.call("south", "/v1/fleet/activate-node")[0] == 503
+    assert "while the first one lives" not in caplog.text
 
 
 def test_a_superlink_that_is_away_is_a_503_which_makes_a_supernode_try_again(homes: Homes) -> None:
