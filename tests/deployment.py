@@ -93,9 +93,10 @@ class Deployment:
             raise
 
     def close(self) -> None:
+        for process in self.processes.values():  # all at once: each takes its time
+            process.terminate()
         for who in list(self.processes):
             process = self.processes.pop(who)
-            process.terminate()
             try:
                 process.wait(60)
             except subprocess.TimeoutExpired:

@@ -11,6 +11,7 @@ connected, up to a minute after a kill; the stock one would end and be started a
 
 import asyncio
 import logging
+import math
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from pathlib import Path
 import h11
 import httpx
 
-from silhouette_server.gate_rules import ACTIVATE, PULL, Holder, check_request, passed_on
+from silhouette_server.gate_rules import ACTIVATE, HEARTBEAT, PULL, Holder, check_request, passed_on
 from silhouette_shared.supervision import Heart
 
 _LOG = logging.getLogger(__name__)
@@ -44,8 +45,9 @@ class GateLimits:
     start_seconds: float = 10.0  # that a request waits for a SuperLink that is being started, or lets nobody in yet
     overlap_seconds: float = 5.0  # after which no call of a SuperNode that was killed is still on its way
     hold_seconds: float = 15.0  # a SuperNode waits 30 for an answer
-    ask_seconds: float = 0.1  # between two questions for a held one, at first
-    ask_longest_seconds: float = 1.0
+    ask_seconds: float = 0.2  # between two questions for a held one
+    ask_idle_seconds: float = 1.0  # the same where nothing else was asked for long
+    busy_seconds: float = 30.0  # after which that is long
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Gate:
         self._count = _Count()
         self._turned_away: dict[str, float] = {}  # since when, by partner
         self._heard: dict[str, float] = {}  # when it last made a call that takes being let in, by partner
+        self._worked: dict[int, float] = {}  # when it last came or had a message, by certificate
 
     async def serve(self, host: str, port: int, heart: Heart | None = None) -> None:
         """Listen until cancelled."""
@@ -134,9 +137,16 @@ class Gate:
                 del count.by_serial[serial]
             writer.close()
 
-    def heard(self, name: str) -> None:
-        """A call that only a SuperNode makes which was let in."""
-        self._heard[name] = _now()
+    def heard(self, serial: int, name: str, path: str) -> None:
+        """A call of a SuperNode."""
+        if path != ACTIVATE:  # only one that was let in makes it
+            self._heard[name] = _now()
+        if path not in (PULL, HEARTBEAT):
+            self._worked[serial] = _now()
+
+    def is_busy(self, serial: int) -> bool:
+        """Whether the SuperNode with this certificate had a message, or came, a short while ago."""
+        return _now() - self._worked.get(serial, -math.inf) < self.limits.busy_seconds
 
     def turned_away(self, name: str, away: bool) -> None:
         """Notice a SuperNode that asks to be let in while another one with the same key is at work.
@@ -238,8 +248,8 @@ class _Conversation:
             await self._send(refusal.status, {}, refusal.reason.encode(), close=True)
             return
         body = await self._body()
-        if holder is not None and path != ACTIVATE:
-            self._gate.heard(holder.name)
+        if holder is not None:
+            self._gate.heard(self._serial, holder.name, path)
         try:
             status, answered, content = await self._forward(path, passed_on(headers), body)
         except httpx.HTTPError as error:
@@ -287,10 +297,9 @@ class _Conversation:
     async def _hold(self, answer: httpx.Response, path: str, headers: dict[str, str], body: bytes) -> httpx.Response:
         """Ask for messages until there is one or it has taken long."""
         until = _now() + self._limits.hold_seconds
-        pause = self._limits.ask_seconds
+        pause = self._limits.ask_seconds if self._gate.is_busy(self._serial) else self._limits.ask_idle_seconds
         while answer.status_code == 200 and not answer.content and _now() + pause < until:
             await asyncio.sleep(pause)
-            pause = min(self._limits.ask_longest_seconds, pause * 1.1)
             # A message that is fetched for somebody who is gone, or revoked meanwhile, would be lost.
             holder = self._holders(self._serial)
             if self._is_gone() or holder is None or not holder.active:

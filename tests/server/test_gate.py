@@ -31,6 +31,9 @@ LIMITS = GateLimits(
     idle_seconds=2.0,
     body_seconds=0.5,
     hold_seconds=0.6,
+    ask_seconds=0.1,
+    ask_idle_seconds=0.2,
+    busy_seconds=5.0,
     start_seconds=0.6,
     overlap_seconds=0.3,
 )
@@ -290,6 +293,16 @@ def test_a_question_for_messages_is_held_until_there_is_one(house: House) -> Non
     assert house.call("north", PULL) == (200, b"message")
     assert 0.15 < time.monotonic() - started < LIMITS.hold_seconds + 1
     assert len(house.behind.asked) == 3
+
+
+def test_a_supernode_at_work_is_asked_for_more_often_than_an_idle_one(house: House) -> None:
+    house.behind.answer = lambda path: (200, b"")
+    house.call("north", PULL)
+    idle = len(house.behind.asked)
+    house.call("north", "/v1/fleet/push-messages")
+    house.call("north", PULL)
+    assert idle <= 3  # at once, and every fifth of a second while it is held
+    assert len(house.behind.asked) - 1 - idle > idle
 
 
 def test_a_held_question_is_answered_when_its_time_is_up(house: House) -> None:
