@@ -16,6 +16,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -315,6 +316,7 @@ def main() -> int:
         and given.process in (None, case.process)
         and given.phase in (None, case.phase)
     ]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the deployment is stopped on the way out
     code, failed = commit(), 0
     while left:
         with Deployment(given.out / f"homes-{os.getpid()}-{len(left)}", dealt, people) as deployment:
