@@ -48,7 +48,8 @@ answer has left, and the coordinator sums, keeps and commits."""
 ROUNDS = 3
 LATEST_SECONDS = {"mask": 1.5}
 _LATEST_SECONDS = 0.6  # after the sign of a phase
-_SIGN_SECONDS, _RUN_SECONDS = 240.0, 600.0
+SIGN_SECONDS, RUN_SECONDS = 240.0, 600.0
+ENDED = ("completed", "stopped", "failed")
 
 
 @dataclass(frozen=True)
@@ -148,17 +149,17 @@ class Stage:
         if case.phase == "idle":
             time.sleep(case.delay)
             pid = deployment.kill(case.who, case.process)
-            run = self._submit()
+            run = submit(deployment, self.plan)
         else:
-            run = self._submit()
+            run = submit(deployment, self.plan)
             wanted, sign = case.round, sign_of(case.phase)
-            _wait(lambda: log.count(sign) >= wanted, _SIGN_SECONDS, f"{case.phase} of round {wanted} is not seen")
+            wait(lambda: log.count(sign) >= wanted, SIGN_SECONDS, f"{case.phase} of round {wanted} is not seen")
             time.sleep(case.delay)
             pid = deployment.kill(case.who, case.process)
         killed = time.monotonic()
         # It is there again before the next case, whatever became of the run.
-        _wait(lambda: deployment.pid(case.who, case.process) not in (None, pid), 120.0, "it is not started again")
-        found = self._end_of(run)
+        wait(lambda: deployment.pid(case.who, case.process) not in (None, pid), 120.0, "it is not started again")
+        found = end_of(deployment, run)
         deployment.await_healthy(case.who, 240.0)
         return {
             "run": run,
@@ -166,39 +167,38 @@ class Stage:
             "rounds": {str(number): told(found, number) for number in sorted(found.rounds)},
             "seconds": round(time.monotonic() - began, 1),
             "seconds_after_the_kill": round(time.monotonic() - killed, 1),
-            "faults": [*self.faults_of(found), *ledger_faults(deployment, found)],
+            "faults": run_faults(deployment, found, ROUNDS),
         }
 
-    def _submit(self) -> str:
-        """`silhouette run submit`, in this process: torch is imported once."""
-        printed = io.StringIO()
-        catalogue = self.deployment.dealt / "catalogue.safetensors"
-        home = self.deployment.homes.coordinator
-        arguments = ["run", "submit", self.plan, "--catalogue", catalogue, "--home", home, "--format", "json"]
-        with redirect_stdout(printed):
-            code = command([str(one) for one in arguments])
-        if code:
-            raise RuntimeError(f"`silhouette run submit` ended with {code}")
-        return str(json.loads(printed.getvalue())["run"])
 
-    def _end_of(self, run: str) -> RunView:
-        _wait(
-            lambda: self.deployment.run(run).state.value in ("completed", "stopped", "failed"),
-            _RUN_SECONDS,
-            f"{run} does not end",
-        )
-        return self.deployment.run(run)
+def submit(deployment: Deployment, plan: Path) -> str:
+    """`silhouette run submit`, in this process: torch is imported once."""
+    printed = io.StringIO()
+    catalogue, home = deployment.dealt / "catalogue.safetensors", deployment.homes.coordinator
+    arguments = ["run", "submit", plan, "--catalogue", catalogue, "--home", home, "--format", "json"]
+    with redirect_stdout(printed):
+        code = command([str(one) for one in arguments])
+    if code:
+        raise RuntimeError(f"`silhouette run submit` ended with {code}")
+    return str(json.loads(printed.getvalue())["run"])
 
-    def faults_of(self, found: RunView) -> list[str]:
-        """What is wrong with a run that has ended, and with the registry."""
-        faults = [] if found.state.value == "completed" else [f"the run {found.state.value}: {found.reason}"]
-        if sorted(found.rounds) != list(range(1, ROUNDS + 1)):
-            faults.append(f"rounds {sorted(found.rounds)}")
-        faults += [f"round {number} has no end" for number in found.unfinished]
-        faults += [f"round {one.number} is void without a reason" for one in found.void if not one.reason]
-        with self.deployment.registry() as registry:
-            faults += [f"registry: {fault}" for fault in registry.verify()]
-        return faults
+
+def end_of(deployment: Deployment, run: str, seconds: float = RUN_SECONDS) -> RunView:
+    """The run when it has ended, however."""
+    wait(lambda: deployment.run(run).state.value in ENDED, seconds, f"{run} does not end")
+    return deployment.run(run)
+
+
+def run_faults(deployment: Deployment, found: RunView, rounds: int) -> list[str]:
+    """What is wrong with a run that has ended, with the registry, and with what was charged for it."""
+    faults = [] if found.state.value == "completed" else [f"the run {found.state.value}: {found.reason}"]
+    if sorted(found.rounds) != list(range(1, rounds + 1)):
+        faults.append(f"rounds {sorted(found.rounds)}")
+    faults += [f"round {number} has no end" for number in found.unfinished]
+    faults += [f"round {one.number} is void without a reason" for one in found.void if not one.reason]
+    with deployment.registry() as registry:
+        faults += [f"registry: {fault}" for fault in registry.verify()]
+    return [*faults, *ledger_faults(deployment, found)]
 
 
 def told(found: RunView, number: int) -> str:
@@ -228,7 +228,7 @@ def ledger_faults(deployment: Deployment, found: RunView) -> list[str]:
     return faults
 
 
-def _wait(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
+def wait(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:
@@ -236,11 +236,12 @@ def _wait(condition: Callable[[], bool], seconds: float, otherwise: str) -> None
         time.sleep(0.05)
 
 
-def plan_text() -> str:
+def plan_text(rounds: int = ROUNDS, partners: int = 3) -> str:
     """A run of small rounds with privacy and secure aggregation, and nothing beside the training."""
     return (
         PLAN.replace('name = "tiny"', 'name = "kills"')
-        .replace("rounds = 3", f"rounds = {ROUNDS}")
+        .replace("rounds = 3", f"rounds = {rounds}")
+        .replace("partners = 3", f"partners = {partners}")
         .replace("[privacy]\n", "[privacy]\nepsilon = 2.0\n")
         + "\n[statistics]\npopularity_share = 0.0\ntransition_share = 0.0\n"
         + '\n[aggregation]\nprotocol = "sa-1"\n\n[replies]\ntimeout_seconds = 100.0\n'
@@ -279,8 +280,8 @@ def commit() -> str:
     return asked.stdout.strip()
 
 
-def deal(folder: Path) -> tuple[Path, Path, dict[str, int]]:
-    """Invented people for three partners: where they are dealt to, the plan, and how many each has."""
+def deal(folder: Path, rounds: int = ROUNDS, partners: int = 3) -> tuple[Path, Path, dict[str, int]]:
+    """Invented people for the partners: where they are dealt to, the plan, and how many each has."""
     home = folder / "films" / "home"
     if not home.exists():
         source = write_films(home.parent / "source")
@@ -288,7 +289,7 @@ def deal(folder: Path) -> tuple[Path, Path, dict[str, int]]:
         if done.returncode:
             raise RuntimeError(done.stderr)
     plan = folder / "plan.toml"
-    plan.write_text(plan_text())
+    plan.write_text(plan_text(rounds, partners))
     done = silhouette("sim", "deal", plan, "--out", folder / "dealt", "--format", "json", home=home)
     if done.returncode:
         raise RuntimeError(done.stderr)
