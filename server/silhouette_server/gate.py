@@ -15,6 +15,8 @@ import math
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 
@@ -241,6 +243,9 @@ class _Conversation:
         headers = {name.decode("ascii").lower(): value.decode("latin-1") for name, value in request.headers}
         path = request.target.decode("ascii", errors="replace")
         holder = self._holders(self._serial)
+        if holder is not None and (request.method, path) == (b"HEAD", "/"):  # what time it is here
+            await self._send(204, {}, b"")
+            return
         refusal = check_request(holder, request.method.decode("ascii"), path, headers)
         if refusal is not None:
             name = holder.name if holder else f"certificate {self._serial:x}"
@@ -328,7 +333,9 @@ class _Conversation:
         return self._reader.at_eof() or broken or self._writer.transport.is_closing()
 
     async def _send(self, status: int, headers: dict[str, str], content: bytes, *, close: bool = False) -> None:
-        fields = [*headers.items(), ("content-length", str(len(content)))]
+        # The date is for connectors: with another clock than the SuperLink's a SuperNode cannot sign.
+        date = format_datetime(datetime.now(UTC), usegmt=True)
+        fields = [*headers.items(), ("content-length", str(len(content))), ("date", date)]
         if close:
             fields.append(("connection", "close"))
         out = self._http.send(h11.Response(status_code=status, headers=fields))

@@ -10,7 +10,8 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -192,7 +193,7 @@ def test_a_call_of_an_enrolled_supernode_goes_through_with_its_body_and_flowers_
         "POST", "/v1/fleet/get-run", b"", {**house.headers("north"), "cookie": "c", "x-forwarded-for": "1"}
     )
     answer = connection.getresponse()
-    assert {name.lower() for name in answer.headers} == {"content-length", "flwr-told"}
+    assert {name.lower() for name in answer.headers} == {"content-length", "date", "flwr-told"}
     answer.read()
     connection.close()
     assert not {"cookie", "x-forwarded-for"} & set(house.behind.asked[1][2])
@@ -395,6 +396,34 @@ def test_the_connector_brings_a_supernodes_call_to_the_gate_and_says_503_while_t
         connection.close()
         stop()
     assert [len(body) for *_, body in house.behind.asked] == [100_000]
+
+
+@pytest.mark.parametrize(
+    ("off", "said"),
+    [(3600, "60 minutes ahead of the coordinator's"), (-3660, "60 minutes behind the coordinator's"), (60, "")],
+)
+def test_a_clock_an_hour_off_is_said_where_it_can_be_set(
+    house: House, caplog: pytest.LogCaptureFixture, off: int, said: str
+) -> None:
+    node = house.homes.node("north")
+    places = places_of(node)
+    prepare(node, places)
+    (near,) = free_ports(1)
+
+    def clock() -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=off + 5)
+
+    gateway = replace(gateway_of(node), port=house.port)
+    connector = Connector(gateway, places.certificate, places.key, clock)
+    with caplog.at_level("ERROR"):
+        stop = serve(lambda: connector.serve("127.0.0.1", near))
+        until = time.monotonic() + (10.0 if said else 1.0)
+        while "clock" not in caplog.text and time.monotonic() < until:
+            time.sleep(0.05)
+        stop()
+    assert said in caplog.text
+    assert ("set the clock" in caplog.text) is bool(said)
+    assert house.behind.asked == []
 
 
 def test_the_gate_listens_where_the_settings_say(homes: Homes) -> None:
