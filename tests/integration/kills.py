@@ -244,7 +244,7 @@ def plan_text(rounds: int = ROUNDS, partners: int = 3) -> str:
         .replace("partners = 3", f"partners = {partners}")
         .replace("[privacy]\n", "[privacy]\nepsilon = 2.0\n")
         + "\n[statistics]\npopularity_share = 0.0\ntransition_share = 0.0\n"
-        + '\n[aggregation]\nprotocol = "sa-1"\n\n[replies]\ntimeout_seconds = 100.0\n'
+        + '\n[aggregation]\nprotocol = "sa-1"\n\n[replies]\ntimeout_seconds = 300.0\n'
     )
 
 
