@@ -133,7 +133,7 @@ def costs(deployment: Deployment, run: str) -> None:
 
 STRETCHES = ("down", "to the agent", "agent", "half-second loop", "up")
 """Down: from the head of a message to its last part at the SuperNode. To the agent: its next question, at most 0.2 s,
-and its fetching. Half-second loop: until the SuperNode, which looks every 0.5 s, finds the answer. Up: the answer sent."""
+and its fetching. Half-second loop: until the SuperNode, which looks every 0.5 s, finds the answer. Up: it is sent."""
 
 _LINES = (
     re.compile(r"Receiving: train\.(\w+) message"),
