@@ -195,7 +195,7 @@ class ProfileStore:
         written = left_out = 0
         for part in _parts(records, ROWS_A_TRANSACTION):
             with self._writing() as connection:
-                wanted = dict(sorted(part))
+                wanted = dict(sorted(dict(part).items()))
                 listed = connection.execute(f"{_EXCLUDED} ({_marks(wanted)})", list(wanted)).fetchall()
                 kept_out = {person for (person,) in listed if self._exclusion(connection, person) is not None}
                 for person in kept_out:
