@@ -152,9 +152,10 @@ def test_a_push_whose_profile_failed_succeeds_when_it_is_sent_again(
     def full(*_: object) -> tuple[int, int]:
         raise UnavailableError("the disk is full")
 
-    with monkeypatch.context() as patch, pytest.raises(UnavailableError):
+    with monkeypatch.context() as patch:
         patch.setattr(vault, "put_many", full)
-        updater.push([event()], "shop")
+        with pytest.raises(UnavailableError, match="the disk is full"):
+            updater.push([event()], "shop")
     assert vault.get("ann", "test", "show") is None
     outcome = updater.push([event()], "shop")
     assert (outcome.repeated, outcome.profiles) == (1, 1)
