@@ -28,7 +28,7 @@ class ProfileBatch:
     attributes: tuple[Tensor, ...]  # each (B, classes), probabilities guessed without the declared ones
     tags: Tensor  # (B, 3) category numbers, -1 where there is none
     scores: Tensor  # (B, V + 1) of all items
-    recommended: Tensor  # (B, k) item numbers, best first
+    recommended: Tensor  # (B, k) item numbers, best first; 0 where there was none left, if that was allowed
 
 
 def seen_items(histories: Histories, people: Tensor) -> Tensor:
@@ -41,7 +41,9 @@ def seen_items(histories: Histories, people: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def build_profiles(encoder: ProfileEncoder, histories: Histories, *, cutoff: int = 10) -> Iterator[ProfileBatch]:
+def build_profiles(
+    encoder: ProfileEncoder, histories: Histories, *, cutoff: int = 10, fewer: bool = False
+) -> Iterator[ProfileBatch]:
     """Profile every person.
 
     The attribute guesses come from a second pass in which the declared attributes are hidden.
@@ -50,6 +52,7 @@ def build_profiles(encoder: ProfileEncoder, histories: Histories, *, cutoff: int
         encoder: Trained; set to evaluation.
         histories: On the encoder's device.
         cutoff: Recommendations a person, of items not seen before.
+        fewer: Give 0 instead of an item where somebody has seen nearly all of them; else that is a ValueError.
     """
     encoder.eval()
     hidden = replace(histories, attributes=torch.full_like(histories.attributes, UNKNOWN))
@@ -66,8 +69,23 @@ def build_profiles(encoder: ProfileEncoder, histories: Histories, *, cutoff: int
             attributes=tuple(part.softmax(-1) for part in logits),
             tags=_tags(encoder, histories, people),
             scores=scores,
-            recommended=top_items(scores, seen_items(histories, people), cutoff),
+            recommended=_recommended(scores, seen_items(histories, people), cutoff, fewer=fewer),
         )
+
+
+def _recommended(scores: Tensor, seen: Tensor, cutoff: int, *, fewer: bool) -> Tensor:
+    if not fewer:
+        return top_items(scores, seen, cutoff)
+    allowed = scores.scatter(1, seen, -torch.inf)
+    allowed[:, 0] = -torch.inf
+    left = torch.isfinite(allowed).sum(1)
+    if int(left.min()) >= cutoff:
+        return top_items(scores, seen, cutoff)
+    best = torch.zeros((len(scores), cutoff), dtype=torch.int64, device=scores.device)
+    for row, count in enumerate(left.clamp(max=cutoff).tolist()):
+        if count:
+            best[row, :count] = top_items(scores[row : row + 1], seen[row : row + 1], count)[0]
+    return best
 
 
 def _tags(encoder: ProfileEncoder, histories: Histories, people: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ FIELDS = ("vector", "weights", "traits", "tags", "recommendations")
 
 _MOST_RECOMMENDATIONS = 1000
 
+_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)  # made once: half of the time
+
 
 @dataclass(frozen=True)
 class Trait:
@@ -96,7 +98,7 @@ def encode_field(record: ProfileRecord, name: str) -> bytes:
         value = {key: [trait.value, trait.confidence] for key, trait in value.items()}
     elif name == "recommendations":
         value = [[one.item, one.title, one.score] for one in value]
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+    return _JSON.encode(value).encode("utf-8")
 
 
 def decode_field(name: str, content: bytes) -> Any:

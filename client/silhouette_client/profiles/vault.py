@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,16 @@ from silhouette_client.profiles.keys import (
     write_keyring,
 )
 from silhouette_client.profiles.record import FIELDS, ProfileRecord
-from silhouette_client.profiles.store import KEEP, STORE_NAME, Counts, Erased, Exclusion, ProfileStore, Retention
+from silhouette_client.profiles.store import (
+    KEEP,
+    ROWS_A_TRANSACTION,
+    STORE_NAME,
+    Counts,
+    Erased,
+    Exclusion,
+    ProfileStore,
+    Retention,
+)
 from silhouette_shared.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
@@ -167,21 +176,45 @@ class Vault:
             None if self._store.exclusion(person) is not None else self._store.get(person, fields) for person in people
         ]
 
-    def put_many(self, records: Iterable[tuple[str, ProfileRecord]], who: str, method: str) -> tuple[int, int]:
-        """Write people's records; says how many were written and how many are on the exclusion list."""
+    def put_many(
+        self,
+        records: Iterable[tuple[str, ProfileRecord]],
+        who: str,
+        method: str,
+        sources: Mapping[str, bytes] | None = None,
+    ) -> tuple[int, int]:
+        """Write people's records; says how many were written and how many are on the exclusion list.
+
+        Args:
+            records: User and record. A million of them are written fastest in the order of `in_order`.
+            who: For the audit log.
+            method: For the audit log.
+            sources: For `current`, by user.
+        """
 
         def logged() -> Iterator[tuple[bytes, ProfileRecord]]:
             part: list[tuple[bytes, ProfileRecord]] = []
             for user, record in records:
                 part.append((self._keyring.pseudonym(user), record))
-                if len(part) == 500:
+                if len(part) == ROWS_A_TRANSACTION:
                     self._log.record([Access(who, method, person) for person, _ in part], flush=True)
                     yield from part
                     part = []
             self._log.record([Access(who, method, person) for person, _ in part], flush=True)
             yield from part
 
-        return self._store.put_many(logged())
+        made_from = {self._keyring.pseudonym(user): source for user, source in (sources or {}).items()}
+        return self._store.put_many(logged(), made_from)
+
+    def in_order(self, users: Iterable[str]) -> list[str]:
+        """Users in the order in which the store keeps them, which tells nothing about them."""
+        return sorted(users, key=self._keyring.pseudonym)
+
+    def current(self, model: str, sources: Mapping[str, bytes]) -> set[str]:
+        """Users whose record was made by this model from this source; reads no record. See `ProfileStore.current`."""
+        people = {self._keyring.pseudonym(user): user for user in sources}
+        found = self._store.current(model, {person: sources[user] for person, user in people.items()})
+        return {people[person] for person in found}
 
     def erase(self, user: str, who: str) -> Erased:
         """Remove a person for good and keep them out; errors as `ProfileStore.erase`."""
@@ -207,6 +240,10 @@ class Vault:
     def excluded(self) -> Excluded:
         """Whom imports and training leave out."""
         return Excluded(self._store.exclusions(), self._keyring)
+
+    def left_out(self, users: Collection[str]) -> set[str]:
+        """Those of some users who are on the exclusion list; nothing else of them is read."""
+        return {user for user in users if self._store.exclusion(self._keyring.pseudonym(user)) is not None}
 
     def retire(self, keep: str, grace_seconds: int = 0) -> None:
         """Let the profiles of other models expire."""

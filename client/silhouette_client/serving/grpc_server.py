@@ -135,9 +135,11 @@ class _Face(pb_grpc.ProfileServiceServicer):
     def PushEvents(self, request: pb.PushEventsRequest, context: grpc.ServicerContext) -> pb.PushEventsResponse:  # noqa: N802
         def ask(who: str, roles: frozenset[Role]) -> pb.PushEventsResponse:
             del roles
-            events = [Event(e.user, e.item, e.behaviour, e.timestamp, e.value) for e in request.events]
-            accepted, left_out = self._service.push(events, who)
-            return pb.PushEventsResponse(accepted=accepted, left_out=left_out)
+            events = [
+                Event(e.user, e.item, e.behaviour, e.timestamp, e.value if e.HasField("value") else None, e.id, e.text)
+                for e in request.events
+            ]
+            return pb.PushEventsResponse(**vars(self._service.push(events, who)))
 
         return self._answer(context, "PushEvents", ask)
 

@@ -284,12 +284,51 @@ def test_a_flipped_byte_is_found_or_changes_nothing(tmp_path: Path) -> None:
     assert found + nothing == 120
 
 
+def test_a_store_of_the_first_version_gets_the_tables_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "profiles.sqlite"
+    with store_at(path) as store:
+        store.put(ANNA, profile(1))
+    for statement in ("DROP TABLE basis", "DROP TABLE segments", "PRAGMA user_version = 1"):
+        change(path, statement)
+    with store_at(path) as store:
+        assert same(store.get(ANNA), profile(1))
+        store.put_many([(BEN, profile(2))], {BEN: b"history"})
+        assert store.current("model-1", {ANNA: b"", BEN: b"history"}) == {BEN}
+    assert rows(path, "PRAGMA user_version") == [(2,)]
+
+
+def test_a_record_is_current_for_the_source_and_the_model_that_made_it_alone(tmp_path: Path) -> None:
+    path = tmp_path / "profiles.sqlite"
+    sources = {ANNA: b"a" * 32, BEN: b"b" * 32}
+    with store_at(path) as store:
+        assert store.put_many([(ANNA, profile(1)), (BEN, profile(2)), (CLEO, profile(3))], sources) == (3, 0)
+        wanted = {**sources, CLEO: b"c" * 32}
+        assert store.current("model-1", wanted) == {ANNA, BEN}
+        assert store.current("model-2", wanted) == set()
+        assert store.current("model-1", {ANNA: b"x" * 32}) == set()
+        before = rows(path, "SELECT seal FROM basis WHERE person = ?", ANNA)
+        store.put(ANNA, profile(1))  # from a source that nobody named
+        assert store.current("model-1", wanted) == {BEN}
+        store.erase(BEN)
+        assert store.current("model-1", wanted) == set()
+    change(path, "INSERT INTO basis VALUES (?, ?)", ANNA, before[0][0])  # of an older version of the row
+    with store_at(path) as store:
+        assert store.current("model-1", wanted) == set()
+
+
+def test_of_a_person_who_comes_twice_the_last_record_counts(tmp_path: Path) -> None:
+    with store_at(tmp_path / "profiles.sqlite") as store:
+        assert store.put_many([(ANNA, profile(1)), (BEN, profile(2)), (ANNA, profile(3))]) == (2, 0)
+        assert same(store.get(ANNA), profile(3))
+        assert store.verify().people == 2
+
+
 def test_a_newer_store_is_refused_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "profiles.sqlite"
     store_at(path).close()
-    change(path, "PRAGMA user_version = 2")
+    change(path, "PRAGMA user_version = 3")
     before = path.read_bytes()
-    with pytest.raises(UnavailableError, match="expected a store of version 1 or older, got 2; update Silhouette"):
+    with pytest.raises(UnavailableError, match="expected a store of version 2 or older, got 3; update Silhouette"):
         store_at(path)
     assert path.read_bytes() == before
 

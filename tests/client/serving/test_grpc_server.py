@@ -28,7 +28,7 @@ from silhouette_client.serving import profile_pb2 as pb
 from silhouette_client.serving.access import Access, Grant
 from silhouette_client.serving.client import ProfileClient
 from silhouette_client.serving.grpc_server import SERVICE, Tls, serving
-from silhouette_client.serving.service import METHODS, Event, NoProfileError, Role, Service
+from silhouette_client.serving.service import METHODS, Event, NoProfileError, PushOutcome, Role, Service
 from silhouette_shared.errors import RefusedError, UnavailableError, UsageError
 
 REQUESTS: dict[str, Any] = {
@@ -305,8 +305,15 @@ def test_an_unexpected_failure_says_nothing_of_a_person(tmp_path: Path, caplog: 
 
 def test_pushed_events_and_segments_go_to_whoever_knows_them() -> None:
     class Fake:
-        def push(self, events: Any, who: str) -> tuple[int, int]:
-            return len(events), 0
+        def push(self, events: Any, who: str) -> PushOutcome:
+            return PushOutcome(len(events), 0, 0, 0, 0, 1)
+
+        def note_shown(self, user: str, model: str, items: Any) -> None:
+            self.shown = (user, model, items)
+
+        def forget(self, user: str) -> dict[str, int]:
+            self.forgotten = user
+            return {}
 
         def similar(self, record: Any, count: int) -> list[tuple[str, float]]:
             return [("night owls", 0.9)][:count]
@@ -316,8 +323,13 @@ def test_pushed_events_and_segments_go_to_whoever_knows_them() -> None:
 
         get_many = erase = get
 
-    service = Service(Fake(), Fake(), Fake())
-    assert service.push([Event("anna", "i", "view", 1, 0.0)], "app") == (1, 0)
+    updater = Fake()
+    service = Service(Fake(), updater, Fake())
+    assert service.push([Event("anna", "i", "view", 1, 0.0)], "app").accepted == 1
+    model, items = service.recommend("anna", "app", 2)
+    assert updater.shown == ("anna", model, [one.item for one in items])
+    service.erase("anna", "app")
+    assert updater.forgotten == "anna"
     assert service.similar_segments("anna", "app") == [("night owls", 0.9)]
     with pytest.raises(UsageError, match="expected at most 1000 events"):
         service.push([Event("anna", "i", "view", 1, 0.0)] * 1001, "app")
