@@ -14,6 +14,7 @@ from torch import Tensor
 from silhouette_client.profiles.build import ProfileBatch, build_profiles
 from silhouette_shared.config import Plan, RowName, plan_document
 from silhouette_shared.files import write_atomically
+from silhouette_shared.model.appraisal import Sheet
 from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.figures import CUTOFF as FIGURE_CUTOFF
 from silhouette_shared.model.figures import FIGURES, Released, mean_of
@@ -190,6 +191,7 @@ def released_budget(plan: Plan, world: World, budget: Budget) -> Budget:
         "training": Layout.of(ProfileEncoder(plan.model, world.vocabulary, plan.data.history_length)).size,
     }
     sizes |= {name: len(figure.cells(world.vocabulary)) for name, figure in FIGURES.items()}
+    sizes["evaluation"] = Sheet(tuple(partner.name for partner in world.partners)).size
     parts: dict[str, SampledGaussian | None] = dict.fromkeys(("popularity", "transitions", "training"))
     for name, part in budget.parts.items():
         if sizes[name]:  # a figure without cells, as of attributes where there are none, is not released

@@ -118,8 +118,8 @@ def build_world(plan: Plan, dataset: Dataset) -> World:
         dataset_digest=dataset.digest,
         catalogue=catalogue,
         vocabulary=Vocabulary(
-            categories=_with_padding(catalogue.category_matrix),
-            content=_with_padding(catalogue.content),
+            categories=with_padding(catalogue.category_matrix),
+            content=with_padding(catalogue.content),
             attributes=tuple((name, len(classes)) for name, classes in dataset.attributes.items()),
         ),
         attribute_classes=dict(dataset.attributes),
@@ -135,5 +135,6 @@ def replace_content(catalogue: Catalogue, width: int) -> Catalogue:
     return replace(catalogue, content=content_vectors(catalogue.texts, width))
 
 
-def _with_padding(matrix: NDArray[np.float32]) -> Tensor:
+def with_padding(matrix: NDArray[np.float32]) -> Tensor:
+    """A row for each item, behind a row of zeros for the padding."""
     return torch.from_numpy(np.concatenate([np.zeros_like(matrix[:1]), matrix]))

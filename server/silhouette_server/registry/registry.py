@@ -403,6 +403,31 @@ class Registry:
         document = named.document.encode("ascii")
         return Alias.decode(document, self._keys), document
 
+    def promoted(self) -> tuple[Alias, bytes, Model] | None:
+        """The alias, its document, and the model with the very card that it names, whatever was measured since.
+
+        Raises:
+            IntegrityError: If that card is damaged or missing.
+        """
+        found = self.alias()
+        if found is None:
+            return None
+        alias, document = found
+        newest = self._journal.contents().run(alias.run).round(alias.round).edition
+        for edition in range(newest, 0, -1):
+            try:
+                signed = self._files.read(self._files.card_path(alias.run, alias.round, edition), alias.card)
+            except IntegrityError:
+                if edition == 1:
+                    raise
+                continue  # an edition of before or after the promotion
+            return (
+                alias,
+                document,
+                Model(Card.decode(signed, self._keys), signed, self._files.model_path(alias.run, alias.round)),
+            )
+        raise IntegrityError(f"{alias.run}:{alias.round}: expected the card that the alias names, found none")
+
     def amend(self, reference: str, *, evaluation: Evaluation | None = None, audit: Audit | None = None) -> Card:
         """Issue a new edition of a model's card with what was measured since; errors as `model`."""
         before = self.model(reference).card

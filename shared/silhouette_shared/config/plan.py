@@ -387,7 +387,8 @@ class Analytics:
     """What else is released of the people in a run with privacy, through secure aggregation and from the same budget.
 
     Shares are counted as those of `Statistics`. With a share for the evaluation every partner holds out the newest
-    event of each of its people from everything else; hits and NDCG at ten on it are summed once, for the final model.
+    event of each of its people from everything else; hits and NDCG at ten on it are summed once, for the final model,
+    with a place for each partner.
     """
 
     share: float = 0.0  # of all figures together, in equal parts; 0 releases none
