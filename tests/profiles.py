@@ -36,6 +36,7 @@ def profile(number: int = 0, model: str = "model-1", width: int = 8) -> ProfileR
             events=(RecentEvent(f"Seen {number}", "view", 1_700_000_000, 1.0),),
         ),
         user=f"user {number}",
+        items=(f"item-{number}", "item-x"),
     )
 
 
@@ -60,5 +61,5 @@ def same(one: ProfileRecord | None, other: ProfileRecord | None) -> bool:
     vectors = [None if r.vector is None else r.vector.tobytes() for r in (one, other)]
     return vectors[0] == vectors[1] and all(
         getattr(one, name) == getattr(other, name)
-        for name in ("model", "weights", "traits", "tags", "recommendations", "facts", "evidence")
+        for name in ("model", "weights", "traits", "tags", "recommendations", "facts", "evidence", "items")
     )

@@ -354,7 +354,7 @@ def _write_partner(
         profiles.append(_profile_rows(world, encoder, partner, batch))
         recommendations.append(_recommendation_rows(world, partner, batch))
         for person, record in zip(batch.people.tolist(), records_of(encoder, known, batch, words, "run"), strict=True):
-            parts = {name: encode_field(record, name).decode("utf-8") for name in ("facts", "evidence")}
+            parts = {name: encode_field(record, name).decode("utf-8") for name in ("facts", "evidence", "items")}
             details.append({"user": partner.users[person], **parts})
     where = f"partners/{partner.name}"
     folder.write_parquet(f"{where}/profiles.parquet", pd.concat(profiles, ignore_index=True))

@@ -28,6 +28,16 @@ profile = typer.Typer(
 
 _DAY = 86_400
 
+ProtectorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--protector",
+        metavar="NAME",
+        help="Protect the keys by keyring (the operating system's), or by a key management service that is installed.",
+        show_default=False,
+    ),
+]
+
 
 @profile.command("build")
 def build_command(
@@ -53,6 +63,7 @@ def build_command(
     protect: Annotated[
         bool, typer.Option("--protect", help="Protect new keys with a passphrase (Argon2id), not by their mode alone.")
     ] = False,
+    protector: ProtectorOption = None,
     keep_days: Annotated[
         list[str] | None,
         typer.Option("--keep", metavar="FIELD=DAYS", help="Remove a field after so many days, e.g. vector=30."),
@@ -78,7 +89,9 @@ def build_command(
         passphrase=lambda: passphrase(passphrase_file),
         make=None
         if (place / "profiles.key").exists()
-        else new_protector(passphrase(passphrase_file, confirm=passphrase_file is None) if protect else None),
+        else new_protector(
+            passphrase(passphrase_file, confirm=passphrase_file is None) if protect else None, protector
+        ),
         retention=kept,
     ) as vault:
         document = source(vault)
@@ -286,6 +299,7 @@ def rotate_command(
     protect: Annotated[
         bool, typer.Option("--protect", help="Protect the keys with a new passphrase from now on; it is asked for.")
     ] = False,
+    protector: ProtectorOption = None,
     home: HomeOption = None,
     passphrase_file: PassphraseOption = None,
     output: FormatOption = Format.text,
@@ -296,8 +310,10 @@ def rotate_command(
     """
     from silhouette_client.profiles.vault import new_protector, rotate
 
-    protector = new_protector(passphrase(None, confirm=True)) if protect else None
-    done = rotate(silhouette_home(home), who(), lambda: passphrase(passphrase_file), protector)
+    chosen = None
+    if protect or protector is not None:
+        chosen = new_protector(passphrase(None, confirm=True) if protect else None, protector)
+    done = rotate(silhouette_home(home), who(), lambda: passphrase(passphrase_file), chosen)
     if output is Format.json:
         emit({"rewrapped": done})
     else:

@@ -64,7 +64,7 @@ def create_command(
 
     A rule compares `events`, `count.<behaviour>`, `recency_days`, `days_active`, `spent`, `trait.<name>`,
     `weight.<dimension>`, `guess.<attribute>`, `sure.<attribute>`, `rfm.recency`, `rfm.frequency`, `rfm.monetary`
-    (fifths, 5 the best) and `tags` with numbers and texts. Groups below k are refused with exit code 3.
+    (fifths, 5 the best), `tags` and `items` with numbers and texts. Groups below k are refused with exit code 3.
     """
     from silhouette_client.segments.making import by_preset, by_rule, segment_of
 
@@ -177,7 +177,7 @@ def lookalike_command(
         Path, typer.Argument(metavar="SEEDS", help="File with the partner's identifiers, one a line, 10 or more.")
     ],
     share: Annotated[float, typer.Option("--share", min=0.001, max=1.0, help="Of the people to take.")] = 0.1,
-    scoring: Annotated[str, typer.Option("--scoring", help="blend, logistic or centroid.")] = "blend",
+    scoring: Annotated[str, typer.Option("--scoring", help="blend, profile or items.")] = "blend",
     save: Annotated[
         str | None, typer.Option("--save", metavar="NAME", help="Keep them as a segment.", show_default=False)
     ] = None,
@@ -190,7 +190,8 @@ def lookalike_command(
     """Find the people who are most like some others, and say how well: the lift of seeds that were held out.
 
     A lift of 3 at 10 % says that of seeds the score had not seen, three times as many are among the first tenth as
-    by chance. Only profiles are compared, nothing that people declared.
+    by chance. Only profiles are compared, nothing that people declared: vector, tastes and behaviour (profile), which
+    items were touched (items), or both (blend).
     """
     from silhouette_client.segments.finding import find_lookalikes
     from silhouette_client.segments.making import segment_of

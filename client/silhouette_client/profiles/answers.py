@@ -36,6 +36,8 @@ def document(record: ProfileRecord) -> dict[str, Any]:
         found["vector"] = record.vector.tolist()
     if record.facts is not None:
         found["facts"] = dict(record.facts)
+    if record.items is not None:
+        found["items"] = list(record.items)
     if record.evidence is not None:
         found["evidence"] = {
             "tags": [{**vars(tag), "items": list(tag.items)} for tag in record.evidence.tags],

@@ -30,6 +30,7 @@ from silhouette_shared.schema import BEHAVIOURS
 
 RECENT_EVENTS = 10
 _SUPPORTING_EVENTS = 5
+_MOST_ITEMS = 500
 _SECONDS_PER_DAY = 86_400
 
 
@@ -59,7 +60,7 @@ def facts_of(histories: Histories, categories: Tensor) -> list[dict[str, float]]
 
     `events`; `count.<behaviour>` for each that occurs; `last_event` and `first_event` in UTC seconds, where there are
     times; `spent`, the sum of what purchases cost, from buckets 19 % wide; `trait.<name>` for all traits but
-    `recency`, which follows from `last_event` when it is asked for.
+    `recency`, which follows from `last_event` when it is asked for. `records_of` adds `share.<category>`.
 
     Args:
         histories: The partner's people.
@@ -141,6 +142,7 @@ def records_of(
     tags, listed = batch.tags.tolist(), batch.recommended.tolist()
     public = (categories > 0).sum(0).double().div(max(1, len(categories) - 1)).tolist()
     columns = _Columns.of(own)
+    shares = _shares(own, categories, words)
     found = []
     for row in range(len(own)):
         start, end = columns.offsets[row], columns.offsets[row + 1]
@@ -160,7 +162,8 @@ def records_of(
                     for item, score in zip(listed[row], scores[row], strict=True)
                     if item  # 0 where the person has seen nearly everything
                 ),
-                facts=facts[row],
+                facts=facts[row] | shares[row],
+                items=_touched(columns.items[start:end], words),
                 evidence=Evidence(
                     tags=tuple(_tag(tag, own.items[start:end], categories, public[tag], words) for tag in kept),
                     events=_recent(columns, start, end, attention[row], encoder.history_length, words),
@@ -183,6 +186,22 @@ class _Columns:
     def of(cls, histories: Histories) -> _Columns:
         times = histories.timestamps if histories.has_times else torch.zeros_like(histories.timestamps)
         return cls(histories.items.tolist(), histories.behaviours.tolist(), times.tolist(), histories.offsets.tolist())
+
+
+def _shares(histories: Histories, categories: Tensor, words: Words) -> list[dict[str, float]]:
+    """Of everybody, the part of their events' categories that each one is; those they have none of are left out."""
+    owner = torch.repeat_interleave(torch.arange(len(histories), device=histories.items.device), histories.lengths)
+    total = categories.new_zeros(len(histories), categories.shape[1])
+    total.index_add_(0, owner, categories[histories.items])
+    total = total / total.sum(1, keepdim=True).clamp(min=1)
+    found: list[dict[str, float]] = [{} for _ in range(len(histories))]
+    for row, column in torch.nonzero(total).tolist():
+        found[row][f"share.{words.categories[column]}"] = float(total[row, column])
+    return found
+
+
+def _touched(items: Sequence[int], words: Words) -> tuple[str, ...]:
+    return tuple(words.items[item - 1] for item in list(dict.fromkeys(reversed(items)))[:_MOST_ITEMS])
 
 
 def _tag(tag: int, items: Tensor, categories: Tensor, expected: float, words: Words) -> TagEvidence:

@@ -84,13 +84,13 @@ def records_of_run(run: Path, partner: str | None) -> Iterator[tuple[str, Profil
 
 
 def _details(folder: Path) -> dict[str, dict[str, Any]]:
-    """Facts and evidence by user; a run of an older version has none."""
+    """Facts, evidence and items by user; a run of an older version has none."""
     path = folder / "details.parquet"
     if not path.exists():
         return {}
     table = pd.read_parquet(path)
     return {
-        str(row["user"]): {name: decode_field(name, str(row[name]).encode("utf-8")) for name in ("facts", "evidence")}
+        str(row["user"]): {name: decode_field(name, str(row[name]).encode("utf-8")) for name in table if name != "user"}
         for row in table.to_dict("records")
     }
 

@@ -1,6 +1,6 @@
 """What the store keeps about one person, and its bytes. No I/O.
 
-A record has eight fields, each encrypted by itself, because roles and retention are by field: who may see tags opens
+A record has nine fields, each encrypted by itself, because roles and retention are by field: who may see tags opens
 only the tags, and a vector can go before the tags do.
 """
 
@@ -19,7 +19,7 @@ from silhouette_shared.errors import IntegrityError, UsageError
 
 Vector = npt.NDArray[np.float32]
 
-FIELDS = ("vector", "weights", "traits", "tags", "recommendations", "facts", "evidence", "user")
+FIELDS = ("vector", "weights", "traits", "tags", "recommendations", "facts", "evidence", "user", "items")
 """Names of the fields, in the order of their bits in a row of the store; new ones are added at the end."""
 
 _MOST_RECOMMENDATIONS = 1000
@@ -87,6 +87,7 @@ class ProfileRecord:
         facts: Counts, times and trait scores by name (`details.facts_of`); what rules of segments read.
         evidence: What tags and profile rest on.
         user: The partner's identifier of the person, so that the members of a segment can be named; sealed as the rest.
+        items: What the person touched, the latest first, each once, at most 500: what lookalikes compare.
 
     Raises:
         UsageError: If a value cannot be stored exactly.
@@ -101,6 +102,7 @@ class ProfileRecord:
     facts: Mapping[str, float] | None = None
     evidence: Evidence | None = None
     user: str | None = None
+    items: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what would not come back as it went in; the message names no value."""
@@ -159,8 +161,8 @@ def decode_field(name: str, content: bytes) -> Any:
             return {str(key): float(number) for key, number in value.items()}
         if name == "traits":
             return {key: Trait(str(guess), float(confidence)) for key, (guess, confidence) in value.items()}
-        if name == "tags":
-            return tuple(str(tag) for tag in value)
+        if name in ("tags", "items"):
+            return tuple(str(one) for one in value)
         if name == "evidence":
             return _evidence(value)
         if name == "user":

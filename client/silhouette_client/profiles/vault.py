@@ -380,8 +380,15 @@ def hold(home: Path, *, exclusive: bool) -> Iterator[None]:
         os.close(file)
 
 
-def new_protector(passphrase: str | None) -> Protector:
-    """The protection of new keys: a passphrase if there is one, else the file's mode."""
+def new_protector(passphrase: str | None, name: str | None = None) -> Protector:
+    """The protection of new keys: a passphrase if there is one, one of a name that is installed, else the file's mode.
+
+    Raises:
+        UsageError: If no protection of this name is installed.
+        UnavailableError: If it cannot be had.
+    """
     from silhouette_client.profiles import keys
 
-    return KeyFile() if passphrase is None else keys.Passphrase(passphrase)
+    if passphrase is not None:
+        return keys.Passphrase(passphrase)
+    return KeyFile() if name is None else keys.installed_protector(name, {})

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from silhouette_client.segments.lookalike import SCORINGS, Lift, Scoring, held_out_lift, likeness
-from silhouette_client.segments.making import behaviour_of
+from silhouette_client.segments.lookalike import SCORINGS, Lift, Scoring, described, held_out_lift, likeness
 from silhouette_client.segments.people import PeopleTable
 from silhouette_shared.errors import UsageError
 
@@ -21,14 +20,6 @@ class Lookalikes:
     rows: npt.NDArray[np.int64]
     seeds: int  # that have a profile
     lift: Lift
-
-
-def described(table: PeopleTable) -> npt.NDArray[np.float64]:
-    """What likeness compares: unit vectors, tags, and behaviour in one unit each, (U, F)."""
-    behaviour = behaviour_of(table)
-    spread = behaviour.std(0)
-    scaled = (behaviour - behaviour.mean(0)) / np.where(spread > 0, spread, 1.0)
-    return np.hstack([table.vectors.astype(np.float64), scaled])
 
 
 def find_lookalikes(table: PeopleTable, seeds: Collection[bytes], scoring: str, share: float) -> Lookalikes:
@@ -48,8 +39,8 @@ def find_lookalikes(table: PeopleTable, seeds: Collection[bytes], scoring: str, 
         raise UsageError(f"expected a scoring out of {', '.join(SCORINGS)}, got {scoring[:40]!r}; choose one")
     place = {person: row for row, person in enumerate(table.people)}
     rows = sorted({place[person] for person in seeds if person in place})
-    columns = described(table)
-    scores = likeness(columns, rows, chosen)
+    people = described(table)
+    scores = likeness(people, rows, chosen)
     others = np.setdiff1d(np.arange(len(table)), rows)
     best = others[np.argsort(-scores[others], kind="stable")[: max(1, round(share * len(others)))]]
-    return Lookalikes(best, len(rows), held_out_lift(columns, rows, chosen, share))
+    return Lookalikes(best, len(rows), held_out_lift(people, rows, chosen, share))

@@ -14,7 +14,7 @@ from silhouette_client.segments.rules import Value
 from silhouette_shared.errors import UsageError
 from silhouette_shared.schema import BEHAVIOURS
 
-FIELDS = ("vector", "weights", "traits", "tags", "facts")
+FIELDS = ("vector", "weights", "traits", "tags", "facts", "items")
 """What of a record is read."""
 
 _SECONDS_PER_DAY = 86_400
@@ -30,6 +30,7 @@ class PeopleTable:
         people: HMACs, U of them.
         facts: What rules ask for, of each.
         vectors: Unit length, (U, H), float32; a zero row where the vector is past its time.
+        items: What each has touched, by the partner's ids.
         model: Which made the profiles.
         others: People left out because another model made theirs.
     """
@@ -37,6 +38,7 @@ class PeopleTable:
     people: tuple[bytes, ...]
     facts: tuple[Mapping[str, Value], ...]
     vectors: npt.NDArray[np.float32]
+    items: tuple[tuple[str, ...], ...]
     model: str
     others: int
 
@@ -83,7 +85,14 @@ def table_of(records: Iterable[tuple[bytes, ProfileRecord]], now: int) -> People
             vectors[row] = record.vector / max(float(np.linalg.norm(record.vector)), 1e-12)
     facts = [_facts(record, now) for _, record in own]
     _add_rfm(facts)
-    return PeopleTable(tuple(person for person, _ in own), tuple(facts), vectors, model, len(everybody) - count)
+    return PeopleTable(
+        people=tuple(person for person, _ in own),
+        facts=tuple(facts),
+        vectors=vectors,
+        items=tuple(record.items or () for _, record in own),
+        model=model,
+        others=len(everybody) - count,
+    )
 
 
 def _facts(record: ProfileRecord, now: int) -> dict[str, Value]:
@@ -101,6 +110,8 @@ def _facts(record: ProfileRecord, now: int) -> dict[str, Value]:
         found[f"guess.{name}"], found[f"sure.{name}"] = guess.value, guess.confidence
     if record.tags is not None:
         found["tags"] = record.tags
+    if record.items is not None:
+        found["items"] = record.items
     return found
 
 

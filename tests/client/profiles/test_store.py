@@ -55,6 +55,7 @@ _numbers = st.floats(allow_nan=False, allow_infinity=False)
         ).map(tuple),
         st.lists(st.builds(RecentEvent, _texts, _texts, st.integers(0, 2**33), _numbers), max_size=2).map(tuple),
     ),
+    items=st.lists(_texts, max_size=3),
 )
 def test_decoding_a_field_undoes_encoding(
     vector: list[float],
@@ -64,6 +65,7 @@ def test_decoding_a_field_undoes_encoding(
     recommendations: tuple[Recommended, ...],
     facts: dict[str, float],
     evidence: Evidence,
+    items: list[str],
 ) -> None:
     record = ProfileRecord(
         model="m",
@@ -74,6 +76,7 @@ def test_decoding_a_field_undoes_encoding(
         recommendations=recommendations,
         facts=facts,
         evidence=evidence,
+        items=tuple(items),
     )
     back = ProfileRecord(model="m", **{name: decode_field(name, encode_field(record, name)) for name in record.present})
     assert same(back, record)

@@ -15,7 +15,7 @@ from silhouette_client.profiles.keys import KeyFile
 from silhouette_client.profiles.vault import Vault, rotate
 from silhouette_client.segments.finding import find_lookalikes
 from silhouette_client.segments.index import StoredSegments
-from silhouette_client.segments.lookalike import SCORINGS, held_out_lift, lift, likeness
+from silhouette_client.segments.lookalike import SCORINGS, described, held_out_lift, lift, likeness
 from silhouette_client.segments.making import by_clusters, by_preset, by_rule, segment_of, telling_tags
 from silhouette_client.segments.map import projections
 from silhouette_client.segments.page import page
@@ -174,15 +174,16 @@ def test_likeness_finds_the_rest_of_a_kind_by_every_scoring(table: PeopleTable) 
     rows = np.flatnonzero([person_ in wanted for person_ in table.people])
     seeds, rest = rows[:20], rows[20:]
     others = np.setdiff1d(np.arange(PEOPLE), seeds)
+    people = described(table)
     for scoring in SCORINGS:
-        scores = likeness(table.vectors, seeds.tolist(), scoring)
+        scores = likeness(people, seeds.tolist(), scoring)
         assert lift(scores, rest, others, len(rest) / len(others)).found == len(rest)
-        assert held_out_lift(table.vectors, seeds.tolist(), scoring, 0.5).value > 1.5
+        assert held_out_lift(people, seeds.tolist(), scoring, 0.5).value > 1.5
     found = find_lookalikes(table, [table.people[row] for row in seeds], "blend", 0.2)
     assert set(found.rows) <= set(rest)
     assert found.seeds == 20
     with pytest.raises(UsageError, match="expected 10 to 119 people with profiles as seeds, got 9"):
-        likeness(table.vectors, seeds[:9].tolist())
+        likeness(people, seeds[:9].tolist())
     with pytest.raises(UsageError, match="expected a scoring out of"):
         find_lookalikes(table, [], "magic", 0.1)
 
