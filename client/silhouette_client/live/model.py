@@ -54,7 +54,7 @@ class LiveModel:
 
     def records(self, histories: Histories) -> Iterator[ProfileRecord]:
         """The record of every person of the histories, in their order."""
-        for batch in build_profiles(self.encoder, histories, cutoff=RECOMMENDED, fewer=True):
+        for batch in build_profiles(self.encoder, histories, cutoff=RECOMMENDED):
             for place in range(len(batch.people)):
                 yield self._record(batch, place)
 
