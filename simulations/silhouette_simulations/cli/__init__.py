@@ -1,6 +1,6 @@
 """The verbs that the simulations add to the command line: `silhouette data` and `sim`."""
 
-from silhouette_simulations.cli import attack, deal, examine, report, sweep
+from silhouette_simulations.cli import attack, deal, examine, report, study, sweep
 from silhouette_simulations.cli.data import data
 from silhouette_simulations.cli.sim import sim
 
@@ -8,6 +8,7 @@ attack.register(sim)
 deal.register(sim)
 examine.register(sim)
 report.register(sim)
+study.register(sim)
 sweep.register(sim)
 
 __all__ = ["data", "sim"]
