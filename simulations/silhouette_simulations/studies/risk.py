@@ -30,7 +30,8 @@ def _scraper(items: Tensor, times: Tensor, catalogue: int, draw: torch.Generator
 
 def _again(items: Tensor, times: Tensor, catalogue: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """The person's own times, three times over, and one item at all of them."""
-    return items[:1].expand(3 * len(items)), times.repeat_interleave(3) + _whole(0, 60, 3 * len(times), draw)
+    moments = times.repeat_interleave(3) + _whole(0, 60, 3 * len(times), draw)
+    return items[:1].expand(3 * len(items)), moments.sort().values
 
 
 def _nightly(items: Tensor, times: Tensor, catalogue: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -43,7 +44,7 @@ def _bursts(items: Tensor, times: Tensor, catalogue: int, draw: torch.Generator)
     """Ten bursts of five events in five seconds, on two items of the person in turn."""
     starts = times[0] + _whole(0, 5 * _DAY, 10, draw).sort().values
     pair = items[[0, -1]]
-    return pair[torch.arange(50) % 2], (starts[:, None] + torch.arange(5)).flatten()
+    return pair[torch.arange(50) % 2], (starts[:, None] + torch.arange(5)).flatten().sort().values
 
 
 def _taken_over(items: Tensor, times: Tensor, catalogue: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:

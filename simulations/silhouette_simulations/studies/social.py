@@ -5,6 +5,7 @@ people and their friends there. For random friends the same graph is laid over t
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ def social(bench: Bench) -> StudyTable:
     if world.edges == 0:
         raise UsageError(f"{bench.dataset.name}: expected connections between people, got none; take lastfm-2k")
     encoder = bench.train("social", world, world.partners)
+    settings = SocialSettings()
+    settings = replace(settings, negatives=min(settings.negatives, world.vocabulary.items))
     none = [rank_quickly(encoder, partner, bench.machine.device) for partner in world.partners]
     ranks = {"none": none, "own": [], "drawn at random": []}
     for partner in world.partners:
@@ -36,7 +39,7 @@ def social(bench: Bench) -> StudyTable:
                 encoder,
                 partner.known.to(bench.machine.device),
                 edges.to(bench.machine.device),
-                SocialSettings(),
+                settings,
                 bench.draw("social", partner.name, "training"),
             )
             ranks[name].append(_ranks(encoder, trained, partner, edges))
