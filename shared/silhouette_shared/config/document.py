@@ -145,7 +145,7 @@ _MEANINGS = {
     "partition": "How a simulation deals people to partners; a deployment does not read it.",
     "partition.scheme": "random, dirichlet, sizes or attribute",
     "partition.concentration": "of dirichlet: smaller is more uneven",
-    "partition.ratios": "of sizes: relative sizes, one a partner",
+    "partition.ratios": "of sizes, or of dirichlet: relative sizes, one a partner",
     "partition.attribute": "of attribute: the declared attribute that decides",
     "model": "Shape of the profile encoder.",
     "model.feed_forward": "inner width of a block's feed-forward layer, in widths",

@@ -104,7 +104,7 @@ class Partition:
     partners: int = 5
     scheme: PartitionScheme = "random"
     concentration: float = 0.3  # of the Dirichlet distribution over partners
-    ratios: tuple[float, ...] = ()  # relative sizes, for the scheme "sizes"
+    ratios: tuple[float, ...] = ()  # relative sizes, for the schemes "sizes" and, where given, "dirichlet"
     attribute: str = ""  # declared attribute, for the scheme "attribute"
 
     @model_validator(mode="after")
@@ -116,7 +116,7 @@ class Partition:
             "a positive number",
             self.concentration,
         )
-        if self.scheme == "sizes":
+        if self.scheme == "sizes" or (self.scheme == "dirichlet" and self.ratios):
             _require(
                 len(self.ratios) == self.partners and all(r > 0 for r in self.ratios),
                 "partition.ratios",
