@@ -251,6 +251,9 @@ class Training(Schedule):
     behaviour_weight: float = 0.1  # of the next behaviour, where the model has a head for it
     attribute_masking: float = 0.5  # chance that a declared attribute is hidden and has to be guessed
     negatives: int = 0  # items in the softmax beside the next one, drawn evenly each step; 0 for the whole catalogue
+    crop: float = 0.0  # chance that a person's window is cut to a part, half of it at least
+    mask: float = 0.0  # chance of each event but the window's last to be left out
+    reorder: float = 0.0  # chance that a stretch of a fifth of the window is put in another order
 
     @model_validator(mode="after")
     def _check(self) -> "Training":
@@ -272,12 +275,9 @@ class Training(Schedule):
         for name in ("weight_decay", "attribute_weight", "behaviour_weight"):
             value = getattr(self, name)
             _require(value >= 0, f"training.{name}", "0 or more", value)
-        _require(
-            0 <= self.attribute_masking <= 1,
-            "training.attribute_masking",
-            "a number from 0 to 1",
-            self.attribute_masking,
-        )
+        for name in ("attribute_masking", "crop", "mask", "reorder"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"training.{name}", "a number from 0 to 1", value)
         return self
 
 
@@ -627,6 +627,9 @@ class Plan:
 
 _CAME_LATER: tuple[tuple[str, str, object], ...] = (
     ("data", "behaviours", []),
+    ("training", "crop", 0.0),
+    ("training", "mask", 0.0),
+    ("training", "reorder", 0.0),
     ("evaluation", "split", "last"),
     ("evaluation", "held_out_share", 0.2),
 )
