@@ -290,7 +290,7 @@ def _ranks_table(rankings: Mapping[RowName, dict[str, Ranking]], world: World) -
             {
                 "row": row,
                 "partner": partner.name,
-                "user": list(partner.users),
+                "user": [partner.users[person] for person in partner.asked.tolist()],
                 "rank": by_partner[partner.name].ranks.numpy(),
             }
         )
