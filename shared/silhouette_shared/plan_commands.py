@@ -234,6 +234,11 @@ def _lines(read: Plan, price: Price, partners: int) -> list[str]:
         if price.noise_to_signal is not None:
             line += f"; its norm is {price.noise_to_signal:.3g} times the largest that the signal can have"
         lines.append(line)
+    if price.float32_summing is not None:
+        lines.append(
+            f"not charged       sums in float32 may lie {price.float32_summing:.2g} clip norms further apart; with "
+            f"that epsilon would be {_stated(price.with_summing)}"
+        )
     return lines
 
 

@@ -20,18 +20,19 @@ import numpy.typing as npt
 import torch
 
 from silhouette_shared.errors import UsageError
-from silhouette_shared.randomness import SecretBytes
+from silhouette_shared.randomness import SecretBytes, SecureSource
 
 SMALLEST_STD, LARGEST_STD = 64.0, 2.0**32
 """In grid units. Below, the grid is too coarse for the arguments here; above, float64 is."""
 
 _PAIRS = 16384  # in one block: larger ones leave the cache, smaller ones pay for calls; torch splits none over threads
-_COARSE = 2.0**-10  # below it, a uniform of 63 bits has too few left and takes 192
+_COARSE = 2.0**-20  # below it, a uniform of 63 bits has too few left and takes 191
 _TO_INTEGER = 1.5 * 2.0**52  # adding it rounds to the nearest integer and leaves that in the low bits
 _TO_INTEGER_BITS = np.int64(np.float64(_TO_INTEGER).view(np.int64))
 
 _REACH = 12.0  # standard deviations up to which cell probabilities are compared
 _ERROR_A_RADIUS = 20.0  # kappa below, in units of 2^-53
+_LARGEST_ERROR = 512.0  # kappa r + a below, where r is above 1
 _UNIFORM_ERROR = 256.0  # E[a^2] below, in units of 2^-106
 _LARGEST_SLACK = 0.1
 
@@ -54,7 +55,7 @@ def rounded_gaussian(
     """Independent draws of round(N(0, std^2)).
 
     Box and Muller 1958 in float64: a radius sqrt(-2 ln U) and an angle give two independent Gaussians. U has 63 bits,
-    and 192 where it is small, so that the tail is resolved out to 16 standard deviations.
+    and 191 where it is small, so that the tail is resolved out to 16 standard deviations.
 
     Args:
         count: How many.
@@ -90,29 +91,28 @@ class _Scratch:
 
     def __init__(self, pairs: int) -> None:
         self.pairs = pairs
+        words = torch.empty(2 * pairs, dtype=torch.int64)
+        self._bytes = words.numpy().view(np.uint8)
+        self._of_radius, self._of_angle = words[:pairs], words[pairs:]
         self._radius, self._cosine, self._sine = torch.empty(3, pairs, dtype=torch.float64)
-        self._uniform = self._radius.numpy()
-        self._to_integer = torch.full((1,), _TO_INTEGER, dtype=torch.float64).expand(pairs)
-        self._first, self._second = self._cosine.view(torch.int64), self._sine.view(torch.int64)
-        self._drawn = self._first.numpy(), self._second.numpy()
+        self._drawn = self._cosine.view(torch.int64).numpy(), self._sine.view(torch.int64).numpy()
 
     def draw(self, std: float, secret: SecretBytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The first and the second of every pair, each plus `_TO_INTEGER_BITS`, shape (P,); until the next call."""
-        words = np.frombuffer(secret.bytes(16 * self.pairs), dtype="<u8")
-        of_radius, of_angle = words[: self.pairs], words[self.pairs :]
-        first, second = self._drawn
-        np.right_shift(of_radius, 1, out=first.view(np.uint64))
-        np.right_shift(of_angle.view("<i8"), 1, out=second)
+        if isinstance(secret, SecureSource):
+            secret.write(16 * self.pairs, self._bytes)
+        else:
+            self._bytes[:] = np.frombuffer(secret.bytes(16 * self.pairs), dtype=np.uint8)
         radius, cosine, sine = self._radius, self._cosine, self._sine
-        radius.copy_(self._first).mul_(2.0**-63)  # U, in [0, 1]
-        _resolve(self._uniform, of_radius, secret)
+        radius.copy_(self._of_radius).abs_().mul_(2.0**-63)  # U, in [0, 1]
+        if float(radius.min()) < _COARSE:
+            _resolve(radius.numpy(), self._of_radius.numpy(), secret)
         radius.log_().mul_(-2.0 * std * std).sqrt_()
-        cosine.copy_(self._second).mul_(math.pi * 2.0**-62)  # the angle, in [-pi, pi]
+        cosine.copy_(self._of_angle).mul_(math.pi * 2.0**-63)  # the angle, in [-pi, pi]
         torch.sin(cosine, out=sine)
-        cosine.cos_()
-        torch.addcmul(self._to_integer, cosine, radius, out=cosine)
-        torch.addcmul(self._to_integer, sine, radius, out=sine)
-        return first, second
+        cosine.cos_().mul_(radius).add_(_TO_INTEGER)
+        sine.mul_(radius).add_(_TO_INTEGER)
+        return self._drawn
 
 
 def drawn_beside(count: int, std: float, secret: SecretBytes) -> Future[npt.NDArray[np.int64]]:
@@ -139,8 +139,9 @@ def sampler_slack(size: int, steps: int, std: float, *, parties: int = 1, delta:
        coordinate of the pair differs by at most `std 2^-53 (kappa r + a)` at radius r. In units of 2^-53 the angle is
        off by 7.4: its word as a float64, pi and the product, 2.4 together, times pi. Sine and cosine are off by 2; the
        logarithm by 2, halved from 4 by the root; root and scale by 2.5; the last product by 1. That is less than kappa
-       = 20. U is off by 2^-54 for its rounding and 2^-63 for its grid, which moves the radius by a = 1.01 / (U r) units
-       at most; where U is below 2^-10, by three roundings of itself, which is a = 3 / r, below 1.
+       = 20. U is off by its rounding, 2^-54 and U 2^-53 at most, and its grid, 2^-63, which moves the radius by
+       a = 1.01 / (U r) units at most, and by a = (2 + 2^-9 / U) / r; where U is below 2^-20, by three roundings of
+       itself, which is a = 6 / r. So kappa r + a is at most 512 where r is above 1.
     2. So a cell of two integers has under the real draw at most the ideal probability of the cell grown by that
        distance on each side, and at least that of the cell shrunk by it. The ratio is 1 + t with
        |t| <= 4 m std 2^-53 (kappa r + a), where m bounds how much the density varies across the cell.
@@ -166,7 +167,7 @@ def sampler_slack(size: int, steps: int, std: float, *, parties: int = 1, delta:
     unit = 4 * math.exp(1.5 * _REACH / std) * std * 2.0**-53
     best = math.inf
     for order in (2.0 ** (n / 4) for n in range(4, 160)):
-        far, near = order * unit * (_ERROR_A_RADIUS * _REACH + 1), order * unit * 2 * std
+        far, near = order * unit * _LARGEST_ERROR, order * unit * 2 * std
         if far > 1 or near > 300:
             break
         square = unit**2 * 2 * (2 * _ERROR_A_RADIUS**2 + _UNIFORM_ERROR + math.expm1(near)) * math.exp(far)
@@ -212,13 +213,13 @@ def sum_divergence(std: float, parties: int, size: int) -> float:
     return max(size * (math.log1p(excess) - math.log1p(-excess)), math.ulp(0.0))
 
 
-def _resolve(uniform: npt.NDArray[np.float64], words: npt.NDArray[np.uint64], secret: SecretBytes) -> None:
+def _resolve(uniform: npt.NDArray[np.float64], words: npt.NDArray[np.int64], secret: SecretBytes) -> None:
     """Give small uniforms the rest of their word and 128 bits more: they decide the tail of the Gaussian."""
-    small = (uniform < _COARSE).nonzero()[0]
-    if len(small):
-        finer = np.frombuffer(secret.bytes(16 * len(small)), dtype="<u8").reshape(2, -1)
-        # 192 zero bits would have no logarithm; half of the last bit keeps the number positive.
-        uniform[small] = words[small] * 2.0**-64 + (finer[0] * 2.0**-128 + (finer[1] + 0.5) * 2.0**-192)
+    (small,) = (uniform < _COARSE).nonzero()
+    whole = words[small] ^ (words[small] >> 63)  # 0 to 2^63 - 1: two words of other signs for each
+    finer = np.frombuffer(secret.bytes(16 * len(small)), dtype="<u8").reshape(2, -1)
+    # 191 zero bits would have no logarithm; half of the last bit keeps the number positive.
+    uniform[small] = whole * 2.0**-63 + (finer[0] * 2.0**-127 + (finer[1] + 0.5) * 2.0**-191)
 
 
 def _check_std(std: float) -> None:

@@ -170,30 +170,38 @@ def test_secure_draws_do_not_repeat_and_repeatable_ones_do() -> None:
     assert (rounded_gaussian(1000, STD, Repeatable(6)) == rounded_gaussian(1000, STD, Repeatable(6))).all()
 
 
+def words(*values: int) -> bytes:
+    """Words of 64 bits with a sign, as bytes."""
+    return b"".join(value.to_bytes(8, "little", signed=True) for value in values)
+
+
 def test_a_draw_is_box_and_muller_of_its_words() -> None:
     """Known words: U = 1/2, with an angle of 0, of half a turn, of a quarter turn forth and back."""
-    half, turn = (2**63).to_bytes(8, "little"), 2**62
+    half = 2**62
     radius = round(STD * math.sqrt(2 * math.log(2)))
-    for angle, expected in ((0, [radius, 0]), (-2 * turn, [-radius, 0]), (turn, [0, radius]), (-turn, [0, -radius])):
-        word = angle.to_bytes(8, "little", signed=True)
-        assert rounded_gaussian(2, STD, Spoken(half + word)).tolist() == expected
+    for angle, expected in ((0, [radius, 0]), (-2 * half, [-radius, 0]), (half, [0, radius]), (-half, [0, -radius])):
+        for of_radius in (half, -half):
+            assert rounded_gaussian(2, STD, Spoken(words(of_radius, angle))).tolist() == expected
 
 
 def test_the_largest_uniform_is_the_middle_of_the_gaussian_and_no_missing_number() -> None:
-    """A word of ones is 1 in float64, whose logarithm is zero, of either sign."""
-    assert rounded_gaussian(2, LARGEST_STD, Spoken(b"\xff" * 8 + bytes(8))).tolist() == [0, 0]
+    """The largest words are 1 in float64, whose logarithm is zero."""
+    for of_radius in (2**63 - 1, -(2**63)):
+        assert rounded_gaussian(2, LARGEST_STD, Spoken(words(of_radius, 12345))).tolist() == [0, 0]
 
 
 def test_the_tail_is_resolved_far_beyond_a_uniform_of_53_bits() -> None:
     """With 53 bits nothing lies beyond 8.6 standard deviations, and what is near comes in lumps."""
-    largest = rounded_gaussian(2, STD, Spoken(bytes(16), bytes(16)))[0]
-    assert largest / STD == pytest.approx(math.sqrt(2 * 193 * math.log(2)), rel=1e-6)
-    for finer, bits in (
-        (bytes(8) + (2**63).to_bytes(8, "little"), 129),
-        ((2**63).to_bytes(8, "little") + bytes(8), 65),
+    for first, finer, bits in (
+        (0, words(0, 0), 192),
+        (-1, words(0, 0), 192),  # the other word that stands for the smallest uniform
+        (0, words(0, -(2**63)), 128),
+        (0, words(-(2**63), 0), 64),
+        (1, words(0, 0), 63),
+        (-2, words(0, 0), 63),
     ):
-        found = rounded_gaussian(2, STD, Spoken(bytes(16), finer))[0]
-        assert found / STD == pytest.approx(math.sqrt(2 * bits * math.log(2)), rel=1e-6)
+        found = rounded_gaussian(2, STD, Spoken(words(first, 0), finer))[0]
+        assert found / STD == pytest.approx(math.sqrt(2 * bits * math.log(2)), rel=1e-5)
 
 
 def test_arithmetic_errors_stay_inside_what_the_slack_assumes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,14 +211,14 @@ def test_arithmetic_errors_stay_inside_what_the_slack_assumes(monkeypatch: pytes
     std, count = 2.0**48, 4000
     monkeypatch.setattr(noise, "LARGEST_STD", std)
     drawn = rounded_gaussian(count, std, Repeatable(7)).reshape(2, -1)
-    words = np.frombuffer(Repeatable(7).bytes(8 * count), dtype="<u8").reshape(2, -1)
+    drawn_from = np.frombuffer(Repeatable(7).bytes(8 * count), dtype="<i8").reshape(2, -1)
     shares = []
-    for (first, second), word, turn in zip(drawn.T.tolist(), words[0].tolist(), words[1].tolist(), strict=True):
-        if word < 2**54:
+    for (first, second), word, turn in zip(drawn.T.tolist(), *drawn_from.tolist(), strict=True):
+        if abs(word) < 2**44:
             continue  # takes more bytes
-        uniform = (mpmath.mpf(word) + 0.5) / 2**64
+        uniform = abs(mpmath.mpf(word) + 0.5) / 2**63
         radius = mpmath.sqrt(-2 * mpmath.log(uniform))
-        angle = 2 * mpmath.pi * (mpmath.mpf(turn) + 0.5) / 2**64
+        angle = mpmath.pi * (mpmath.mpf(turn) + 0.5) / 2**63
         moved = 1.01 / (uniform * radius)  # by the rounding of the uniform
         for found, ideal in ((first, std * radius * mpmath.cos(angle)), (second, std * radius * mpmath.sin(angle))):
             error = max(0.0, abs(float(found - ideal)) - 0.5)
@@ -250,17 +258,24 @@ def test_sine_and_cosine_of_the_installed_torch_are_right_to_two_units_in_the_la
 
 
 def test_the_moves_of_the_radius_are_as_small_as_the_slack_assumes() -> None:
-    """E[a^2] with a = 1.01 / (U r), from r = 1 / (2 std) on and U above 2^-10, by numbers; below, a = 3 / r < 1."""
-    smallest = 0.5 / LARGEST_STD
+    """E[a^2] by numbers: a = 1.01 / (U r) from r = 1 / (2 std) to U = 2^-10, then (2 + 2^-9 / U) / r to U = 2^-20."""
 
-    def weighted(log_radius: float) -> float:  # over ln r: the density of r is r exp(-r^2 / 2) = r U
+    def radius_at(bits: float) -> float:
+        return math.sqrt(2 * bits * math.log(2))
+
+    def near(log_radius: float) -> float:  # over ln r, by which the density of r is r^2 U
         radius = math.exp(log_radius)
-        return (1.01 / radius) ** 2 * math.exp(radius**2 / 2) * radius**2
+        return 1.01**2 * math.exp(radius**2 / 2)
 
-    largest = math.sqrt(20 * math.log(2))
-    found, _ = integrate.quad(weighted, math.log(smallest), math.log(largest), limit=200)
+    def far(radius: float) -> float:
+        uniform = math.exp(-(radius**2) / 2)
+        return ((2 + 2.0**-9 / uniform) / radius) ** 2 * radius * uniform
+
+    found = integrate.quad(near, math.log(0.5 / LARGEST_STD), math.log(radius_at(10)), limit=200)[0]
+    found += integrate.quad(far, radius_at(10), radius_at(20), limit=200)[0]
     assert 50 < found < 0.5 * noise._UNIFORM_ERROR
-    assert 3 / largest < 1
+    worst = 20 * radius_at(20) + (2 + 2.0**11) / radius_at(20)
+    assert max(worst, 20 * 12 + 6) < noise._LARGEST_ERROR
 
 
 # Drawn beside
