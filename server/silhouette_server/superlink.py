@@ -49,7 +49,7 @@ from silhouette_shared.errors import UnavailableError
 FLOWER_VERSION = "1.41.0"
 """The version whose insides this file knows."""
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 
 
 class LineLostError(UnavailableError):
@@ -180,7 +180,7 @@ class Superlink:
 
 
 class PollingGrid(HttpGrid):
-    """Flower's grid, which asks for answers every tenth of a second instead of every three, and says whose errors are.
+    """Flower's grid, which asks for answers every fifth of a second instead of every three, and says whose errors are.
 
     The nodes whose answers are missing when the time is up are simply missing.
     """
