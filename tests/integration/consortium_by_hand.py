@@ -72,7 +72,7 @@ sampling_rate = 0.2
 protocol = "sa-1"
 
 [replies]
-timeout_seconds = 180.0
+timeout_seconds = 900.0
 """
 
 
@@ -268,7 +268,7 @@ def main() -> int:
     began = time.monotonic()
     with consortium.started(people) as deployment:
         for who in ("coordinator", *people):
-            deployment.await_healthy(who, 400.0)
+            deployment.await_healthy(who, 900.0)
         say(f"healthy after {time.monotonic() - began:.0f} s")
         same = consortium.run(open_plan)
         difference = consortium.difference(open_plan, same, given.rounds)
