@@ -96,7 +96,8 @@ class Gate:
             timeout=self.limits.answer_seconds,
             trust_env=False,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # what one partner is told, no other says
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            # The SuperLink closes a connection that was idle for 5 s, maybe just as the next call is on its way.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=2.0),
         ) as upstream:
 
             async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

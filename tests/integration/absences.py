@@ -177,7 +177,7 @@ def main() -> int:
                 deployment.await_healthy(who, 400.0)
             for name in left:
                 began = time.monotonic()
-                line = {"scenario": name, "partners": partners, "commit": code}
+                line: dict[str, Any] = {"scenario": name, "partners": partners, "commit": code}
                 line |= SCENARIOS[name][1](deployment, plan)
                 line["seconds"] = round(time.monotonic() - began, 1)
                 add_line(given.table, line)

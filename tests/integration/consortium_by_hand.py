@@ -72,7 +72,7 @@ sampling_rate = 0.2
 protocol = "sa-1"
 
 [replies]
-timeout_seconds = 180.0
+timeout_seconds = 900.0
 """
 
 
@@ -125,13 +125,13 @@ class Consortium:
     def enrol(self, people: dict[str, int], modes: tuple[str, ...]) -> None:
         """The authority, and three partners who come to it."""
         coordinator, ports = self.homes.coordinator, free_ports(2 + 2 * len(people))
-        office = {"home": coordinator, "whose": "coordinator"}
+        office: dict[str, Any] = {"home": coordinator, "whose": "coordinator"}
         init = self.ask("coordinator", "init", "--name", "demo", "--host", "localhost", "--port", ports[0], **office)
         # All on one machine here: everybody needs ports of their own.
         settle(coordinator / "coordinator", listen='"127.0.0.1"', superlink_port=ports[1])
         for number, name in enumerate(people):
             home = self.homes.nodes[name]
-            at = {"home": home, "whose": name}
+            at: dict[str, Any] = {"home": home, "whose": name}
             self.silhouette("coordinator", "invite", name, **office)
             request = self.ask("node", "init", name, "--people", people[name], **at)["request"]
             kit = self.folder / f"{name}.kit.json"
@@ -154,7 +154,7 @@ class Consortium:
 
     def run(self, plan: Path) -> str:
         """One run, to its end."""
-        office = {"home": self.homes.coordinator, "whose": "coordinator"}
+        office: dict[str, Any] = {"home": self.homes.coordinator, "whose": "coordinator"}
         catalogue = self.folder / "dealt" / "catalogue.safetensors"
         run = str(self.ask("run", "submit", plan, "--catalogue", catalogue, **office)["run"])
         say(self.silhouette("run", "watch", run, **office))
@@ -162,7 +162,7 @@ class Consortium:
 
     def difference(self, plan: Path, run: str, number: int) -> float:
         """Of the model that the registry exports from the simulation's, largest coordinate."""
-        office = {"home": self.homes.coordinator, "whose": "coordinator"}
+        office: dict[str, Any] = {"home": self.homes.coordinator, "whose": "coordinator"}
         exported = self.folder / "exported"
         self.silhouette("model", "export", f"{run}:{number}", exported, **office)
         key = self.homes.office.identity().public.hex()
@@ -187,7 +187,7 @@ class Consortium:
     def check_charges(self, found: RunView) -> None:
         """Every node's ledger: verified by its command, each committed round charged once, and its epsilon."""
         for name in PARTNERS:
-            at = {"home": self.homes.nodes[name], "whose": name}
+            at: dict[str, Any] = {"home": self.homes.nodes[name], "whose": name}
             self.silhouette("budget", "verify", **at)
             chain = read_chain(self.homes.node(name).folder / LEDGER_NAME)
             charges = [entry.content for entry in chain.entries if isinstance(entry.content, Charge)]
@@ -214,7 +214,9 @@ def photograph(deployment: Deployment, runs: list[str], kept: Path) -> Path | No
     (port,) = free_ports(1)
     code = "import sys; from silhouette_shared.cli import main; sys.exit(main(sys.argv[1:]))"
     arguments = ["coordinator", "dashboard", "--port", str(port), "--home", str(deployment.homes.coordinator)]
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     address = f"http://127.0.0.1:{port}/"
     try:
         wait_for(lambda: answers(address), 120.0, "the dashboard does not answer")
@@ -268,7 +270,7 @@ def main() -> int:
     began = time.monotonic()
     with consortium.started(people) as deployment:
         for who in ("coordinator", *people):
-            deployment.await_healthy(who, 400.0)
+            deployment.await_healthy(who, 900.0)
         say(f"healthy after {time.monotonic() - began:.0f} s")
         same = consortium.run(open_plan)
         difference = consortium.difference(open_plan, same, given.rounds)

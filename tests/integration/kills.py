@@ -48,7 +48,7 @@ answer has left, and the coordinator sums, keeps and commits."""
 ROUNDS = 3
 LATEST_SECONDS = {"mask": 1.5}
 _LATEST_SECONDS = 0.6  # after the sign of a phase
-SIGN_SECONDS, RUN_SECONDS = 240.0, 600.0
+SIGN_SECONDS, RUN_SECONDS = 600.0, 1500.0  # of a machine that others share
 ENDED = ("completed", "stopped", "failed")
 
 
@@ -158,9 +158,9 @@ class Stage:
             pid = deployment.kill(case.who, case.process)
         killed = time.monotonic()
         # It is there again before the next case, whatever became of the run.
-        wait(lambda: deployment.pid(case.who, case.process) not in (None, pid), 120.0, "it is not started again")
+        wait(lambda: deployment.pid(case.who, case.process) not in (None, pid), 240.0, "it is not started again")
         found = end_of(deployment, run)
-        deployment.await_healthy(case.who, 240.0)
+        deployment.await_healthy(case.who, 600.0)
         return {
             "run": run,
             "state": found.state.value,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import ssl
 from base64 import b64encode
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.control_pb2 import ListRunsRequest, ListRunsResponse
 from tests.deployment import Deployment, silhouette
 from tests.integration import kills
+from tests.integration.consortium_by_hand import photograph
 from tests.integration.desk import PLAN
 
 from silhouette_server.processes.holders import supernode_pem
@@ -109,6 +111,9 @@ def test_a_run_ends_with_the_simulations_model(stage: Stage, tmp_path: Path) -> 
     torch.testing.assert_close(model, simulated(stage, plan, tmp_path), rtol=0.0, atol=1e-6)
     done = silhouette("run", "show", run, "--format", "json", home=stage.deployment.homes.coordinator)
     assert json.loads(done.stdout)["committed"] == ROUNDS
+    kept = Path(os.environ.get("SILHOUETTE_TEST_SCREENSHOTS", tmp_path))  # CI keeps `deployment.png`
+    picture = photograph(stage.deployment, [run], kept)
+    assert picture is None or picture.stat().st_size > 60_000  # far more than an empty page takes
 
 
 def test_from_outside_the_gate_there_is_no_control_call_no_task_call_and_no_run_listing(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from cryptography.x509.oid import NameOID
 
 from silhouette_client.connector import Gateway
 from silhouette_client.enrolment.home import NodeHome
-from silhouette_shared.enrolment.certificates import check_dates
+from silhouette_shared.enrolment.certificates import State, check_dates
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
 from silhouette_shared.randomness import SecureSource
 from silhouette_shared.supervision import OUR_EXITS, Port, Service
 from silhouette_shared.supervision.probes import answers
 from silhouette_shared.supervision.settings import SETTINGS, as_port, read_settings
+
+_LOG = logging.getLogger(__name__)
 
 FLOWER_ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",  # Flower reports use to its makers unless told otherwise
@@ -127,8 +130,9 @@ def prepare(home: NodeHome, places: Places) -> None:
         IntegrityError: If a file is damaged.
     """
     now = datetime.now(UTC)
-    check_dates(home.authority(), now, "authority.pem", _RENEW)
-    check_dates(home.certificate(), now, "client.pem", _RENEW)
+    for name, certificate in (("authority.pem", home.authority()), ("client.pem", home.certificate())):
+        if check_dates(certificate, now, name, _RENEW) is State.soon:
+            _LOG.warning("%s expires soon: %s", name, _RENEW)
     home.roster().member(home.name)
     home.supernode_key()
     places.work.mkdir(parents=True, exist_ok=True, mode=0o700)
