@@ -15,8 +15,9 @@ from typing import Protocol
 from flwr.app import Message
 
 from silhouette_server.coordination.book import RoundBook, StopRequestedError
-from silhouette_server.coordination.federation import Beside, CheckedStrategy
+from silhouette_server.coordination.federation import CheckedStrategy
 from silhouette_server.coordination.handing_out import HandingOut, Promoted
+from silhouette_server.coordination.job import Beside
 from silhouette_server.enrolment.office import Office
 from silhouette_server.processes.holders import supernode_pem
 from silhouette_server.runs import fewest_of, introduction_of, nodes_of, open_run, read_offer

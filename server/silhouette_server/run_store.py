@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable
 
 from silhouette_server.coordination.book import Commitment, StopRequestedError
-from silhouette_server.coordination.federation import Beside
 from silhouette_server.coordination.handing_out import Promoted
+from silhouette_server.coordination.job import Beside
 from silhouette_server.registry import Registry, RunState, UnknownError
 from silhouette_server.registry.appraisals import evaluation_of
 from silhouette_shared.cards import PROMOTED, unpack_model

@@ -13,7 +13,7 @@ from silhouette_shared.errors import UnavailableError
 from silhouette_shared.model.appraisal import Appraised
 
 if TYPE_CHECKING:
-    from silhouette_server.coordination.federation import RoundRecord
+    from silhouette_server.coordination.job import RoundRecord
 
 INTERRUPTED = "interrupted"
 """Why a round is void that began and was not heard of again."""

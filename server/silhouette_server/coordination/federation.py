@@ -9,8 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,15 +20,16 @@ from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from silhouette_server.coordination.book import Commitment, NoBook, RoundBook, settle
+from silhouette_server.coordination.book import Commitment, settle
 from silhouette_server.coordination.checkpoints import (
     Checkpoint,
     read_checkpoint,
     write_checkpoint,
 )
+from silhouette_server.coordination.job import Beside, Counting, Job, RoundRecord, SecureJob
 from silhouette_server.coordination.replies import checked_reply, checked_statistic, statistic_expected
-from silhouette_server.coordination.roster import Introduction, Member, await_nodes, build_roster, by_node
-from silhouette_server.coordination.secure import Desk, SecureRounds, SecureSum, VoidRoundError
+from silhouette_server.coordination.roster import Member, await_nodes, build_roster, by_node
+from silhouette_server.coordination.secure import SecureRounds, SecureSum, VoidRoundError
 from silhouette_server.statistics import ReleasedSum, active_items, make_prior
 from silhouette_server.strategy.aggregation import OrderedMean
 from silhouette_server.strategy.optimisers import ServerOptimiser
@@ -37,15 +37,10 @@ from silhouette_server.strategy.validation import (
     Expectation,
     FloatVector,
 )
-from silhouette_shared.config import Plan, ReleaseName, Replies, Schedule, Statistics
+from silhouette_shared.config import ReleaseName
 from silhouette_shared.errors import IntegrityError, SilhouetteError, UnavailableError
 from silhouette_shared.model.appraisal import Appraised, Sheet, read_appraisal
-from silhouette_shared.model.encoder import Vocabulary
 from silhouette_shared.model.figures import FIGURES, Released, read_figure
-from silhouette_shared.model.pairs import pair_count
-from silhouette_shared.model.prior import PriorShape
-from silhouette_shared.model.vector import Layout
-from silhouette_shared.privacy.budget import Budget
 from silhouette_shared.privacy.grid import Grid as PrivacyGrid
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.secagg import Layout as SecureLayout
@@ -54,6 +49,8 @@ from silhouette_shared.wire.codec import Vector
 from silhouette_shared.wire.messages import POPULARITY, STATISTICS, TRAIN, TRANSITIONS, StatisticName
 from silhouette_shared.wire.rounds import WEIGHT, noised_layout, round_terms, training_layout
 
+__all__ = ["Beside", "CheckedStrategy", "Counting", "Job", "RoundRecord", "SecureJob"]
+
 _LOG = logging.getLogger(__name__)
 
 _MESSAGE_TYPES: dict[StatisticName, str] = {"popularity": POPULARITY, "transitions": TRANSITIONS}
@@ -61,79 +58,6 @@ _MESSAGE_TYPES: dict[StatisticName, str] = {"popularity": POPULARITY, "transitio
 _VOID_ROUNDS_IN_A_ROW = 3  # after so many a run stops, resumably
 
 _RELEASED = "statistics."  # in a checkpoint, before the names of what was released
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """What a coordinator knows about one round."""
-
-    round: int
-    replies: int
-    refused: int
-    update_norm: float  # L2 norm of the mean update
-    seconds: float
-    steps: tuple[dict[str, float | int | str], ...] = ()  # what each step of a secure round took
-
-
-@dataclass(frozen=True)
-class Counting:
-    """The statistics of a run: what is asked for before the training, and what it is made into."""
-
-    settings: Statistics
-    budget: Budget
-    content: Tensor  # (V + 1, C) public
-
-    @property
-    def prior_size(self) -> int:
-        """Numbers of the prior, P."""
-        return PriorShape.of(self.settings).size(len(self.content) - 1, self.content.shape[1])
-
-    def size(self, statistic: StatisticName, active: int) -> int:
-        """Coordinates of a statistic's sum."""
-        return len(self.content) if statistic == "popularity" else pair_count(active)
-
-
-@dataclass(frozen=True)
-class SecureJob:
-    """Secure aggregation in a run: who is who, and what the terms of its rounds are made of."""
-
-    desk: Desk
-    plan: Plan
-    vocabulary: Vocabulary
-    training: SampledGaussian | None  # of one round, as a partner charges it; None without privacy
-    largest_partner: int  # largest declared size
-    figures: Mapping[ReleaseName, SampledGaussian] = field(default_factory=dict)  # that are released beside
-
-
-@dataclass(frozen=True)
-class Beside:
-    """A model of the same shape that the candidate is evaluated beside."""
-
-    parameters: Tensor  # (D + P,)
-    digest: str  # SHA-256 of its file, hex
-
-
-@dataclass(frozen=True)
-class Job:
-    """A training run, apart from who takes part."""
-
-    run: str
-    plan_digest: str
-    layout: Layout
-    schedule: Schedule
-    replies: Replies
-    partners: int  # that are expected to take part
-    initial: Tensor  # (D,)
-    counting: Counting | None = None  # None: no statistics
-    secure: SecureJob | None = None  # None: the coordinator sees every partner's answer
-    training: SampledGaussian | None = None  # whose noise is in the answers; None: no noise
-    checkpoint: Path | None = None  # None keeps no state
-    on_round: Callable[[RoundRecord, Tensor], None] = field(
-        default=lambda record, model: None
-    )  # maybe twice, see `start`
-    book: RoundBook = field(default_factory=NoBook)  # where rounds are committed
-    introduction: Introduction | None = None  # how nodes are asked who they are; None: as in a simulation
-    beside: Callable[[], Beside | None] = lambda: None  # what the evaluation compares with, asked when it begins
 
 
 class CheckedStrategy(Strategy):

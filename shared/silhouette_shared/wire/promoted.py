@@ -73,7 +73,7 @@ class ModelHeld:
         """The message from Flower records; WireError if the form differs."""
         config, _ = from_records(records, {"partner": str, "number": int, "wanted": int, "refusal": str}, {})
         if config["wanted"] not in (0, 1):
-            raise WireError(f"expected 0 or 1 for wanted, got {config['wanted']}; refuse it")
+            raise WireError(f"expected 0 or 1 for wanted, got {config['wanted']!r}; refuse it")
         return cls(
             partner=str(config["partner"]),
             number=int(str(config["number"])),

@@ -126,7 +126,7 @@ def test_the_evaluation_tells_each_partners_figure_with_the_noise_that_its_peopl
 
 @pytest.mark.parametrize("mode", ["local", "distributed"])
 def test_a_model_beside_is_asked_for_on_the_same_people_for_one_charge(tmp_path: Path, mode: PrivacyMode) -> None:
-    plan = plan_of(mode, share=0.0, evaluation_share=0.9)
+    plan = plan_of(mode, share=0.0, evaluation_share=0.6)
     budget = budget_of(plan)
     house = Consortium(tmp_path / "a", plan, budget, partners=3, people=PEOPLE)
     told: list[tuple[Appraised, str]] = []
