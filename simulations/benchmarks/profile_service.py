@@ -3,12 +3,12 @@
     python simulations/benchmarks/profile_service.py --people 1000000 --clients 50 --rate 500 --seconds 600
 
 A store is filled with made-up profiles (width 64, 50 recommendations out of 50,000 items) and some people's histories
-are taken in. The service is a process of its own; it opens vault, histories and an encoder of 50,000 items and answers as
-`silhouette profile serve` does. Two processes hold the clients, each with a connection of its own, and send at the rate
-whatever the answers do: a slow answer does not slow the load down, and every latency counts from when the request was
-due. Half of the requests are Recommend (ten items; the service notes what it recommended), half GetProfile. Beside them
-events are pushed, and it is measured when the item is gone from the person's recommendations. `--home FOLDER` keeps the
-store for another time. Ends with 1 if a request failed.
+are taken in. The service is a process of its own; it opens vault, histories and an encoder of 50,000 items and answers
+as `silhouette profile serve` does. Two processes hold the clients, each with a connection of its own, and send at the
+rate whatever the answers do: a slow answer does not slow the load down, and every latency counts from when the request
+was due. Half of the requests are Recommend (ten items; the service notes what it recommended), half GetProfile. Beside
+them events are pushed, and it is measured when the item is gone from the person's recommendations. `--home FOLDER`
+keeps the store for another time. Ends with 1 if a request failed.
 """
 
 from __future__ import annotations

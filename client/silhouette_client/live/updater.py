@@ -84,6 +84,7 @@ class LiveUpdater:
         self._lock = threading.RLock()
         self._since: list[tuple[str, int, Pushed]] | None = None  # what came while histories are read anew
         self._shown: list[Shown] = []
+        self._applied: list[int] = []
         self._shown_lock = threading.Lock()
 
     @classmethod
@@ -133,7 +134,10 @@ class LiveUpdater:
             del self._shown[:-_MOST_SHOWN]
 
     def flush(self) -> None:
-        """Write down what was recommended since the last time."""
+        """Write down what was recommended, and which events a profile followed, since the last time."""
+        with self._lock:
+            applied, self._applied = self._applied, []
+        self._journal.set_applied(applied)
         with self._shown_lock:
             waiting, self._shown = self._shown, []
         out = self._vault.left_out({one.user for one in waiting})
@@ -181,9 +185,10 @@ class LiveUpdater:
         fresh: list[tuple[int, int, Pushed]] = []
         repeated, seen = len(kept) - len(added), set()
         new = [(name, event) for name, event in zip(names, rows, strict=True) if name not in own]
+        done = set(self._applied)
         for one, (name, event) in zip(added, new, strict=True):
             repeated += one.repeated
-            if not one.applied and one.number not in seen:
+            if not one.applied and one.number not in seen and one.number not in done:
                 seen.add(one.number)
                 fresh.append((one.number, name, event))
         unknown = sum(not self._people.in_catalogue(event.item) for _, _, event in fresh)
@@ -192,7 +197,7 @@ class LiveUpdater:
         self._people.note([name for _, name, _ in fresh])
         if self._since is not None:
             self._since += [(event.user, name, event) for _, name, event in fresh]
-        self._journal.set_applied([number for number, _, _ in fresh])
+        self._applied += [number for number, _, _ in fresh]  # for `flush`: forgetting it costs a profile made twice
         return PushOutcome(
             accepted=len(kept) - repeated,
             left_out=left_out,
