@@ -12,6 +12,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from silhouette_client.profiles.build import ProfileBatch, build_profiles
+from silhouette_client.profiles.details import Words, records_of
+from silhouette_client.profiles.record import encode_field
 from silhouette_shared.config import Plan, RowName, plan_document
 from silhouette_shared.files import write_atomically
 from silhouette_shared.model.encoder import ProfileEncoder
@@ -345,13 +347,19 @@ def _write_partner(
     device: torch.device,
 ) -> None:
     known = partner.known.to(device)
-    profiles, recommendations = [], []
+    catalogue = world.catalogue
+    words = Words(catalogue.items, catalogue.titles, catalogue.categories, dict(world.attribute_classes))
+    profiles, recommendations, details = [], [], []
     for batch in build_profiles(encoder, known, cutoff=CUTOFF):
         profiles.append(_profile_rows(world, encoder, partner, batch))
         recommendations.append(_recommendation_rows(world, partner, batch))
+        for person, record in zip(batch.people.tolist(), records_of(encoder, known, batch, words, "run"), strict=True):
+            parts = {name: encode_field(record, name).decode("utf-8") for name in ("facts", "evidence", "items")}
+            details.append({"user": partner.users[person], **parts})
     where = f"partners/{partner.name}"
     folder.write_parquet(f"{where}/profiles.parquet", pd.concat(profiles, ignore_index=True))
     folder.write_parquet(f"{where}/recommendations.parquet", pd.concat(recommendations, ignore_index=True))
+    folder.write_parquet(f"{where}/details.parquet", pd.DataFrame(details))
     folder.write_parquet(f"{where}/recent.parquet", _recent_rows(world, partner))
 
 

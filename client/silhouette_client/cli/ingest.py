@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from silhouette_client.cli.opening import passphrase
 from silhouette_shared.cli import Format, FormatOption, HomeOption, console, emit, silhouette_home
 
 _mapping = typer.Typer(
@@ -77,7 +78,7 @@ def ingest_command(
         rules,
         sources,
         now=int(time.time()),
-        exclusions=excluded(place),
+        exclusions=excluded(place, lambda: passphrase(None)),
         progress=lambda line: console.print(line, markup=False, highlight=False),
     )
     document = summary(

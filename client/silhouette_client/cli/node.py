@@ -14,6 +14,7 @@ from silhouette_shared.cli import Format, FormatOption, HomeOption, console, emi
 
 if TYPE_CHECKING:
     from silhouette_client.enrolment.home import NodeHome
+    from silhouette_shared.privacy.ledger import Chain
 
 node = typer.Typer(
     name="node",
@@ -223,3 +224,36 @@ def _home(home: Path | None) -> NodeHome:
     from silhouette_client.enrolment.home import NodeHome
 
     return NodeHome.of(silhouette_home(home))
+
+
+@node.command("outbox")
+def outbox_command(
+    run: Annotated[str | None, typer.Option("--run", help="Only what left in this run.", show_default=False)] = None,
+    home: HomeOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """List everything that ever left this node: when, to whom, what, bytes, SHA-256, and the run's epsilon then.
+
+    Every line is checked against the one before it; exit code 5 names the first that is wrong.
+    """
+    from silhouette_client.outbox import OUTBOX_NAME, read_outbox
+    from silhouette_client.policy.overview import epsilon_at
+
+    found = _home(home)
+    sent = [one for one in read_outbox(found.folder / OUTBOX_NAME) if run is None or one.run == run]
+    spent = epsilon_at(_chain(found), [(one.run, datetime.fromisoformat(one.time)) for one in sent])
+    if output is Format.json:
+        emit({"sent": [{**vars(one), "epsilon": paid} for one, paid in zip(sent, spent, strict=True)]})
+        return
+    for one, paid in zip(sent, spent, strict=True):
+        what = " ".join(part for part in (one.kind, one.purpose, f"round {one.round}" if one.round else "") if part)
+        cost = "" if paid is None else f"  epsilon {paid:.3f}"
+        typer.echo(f"{one.time}  to {one.to}  {one.size:>10} B  {one.sha256[:16]}  {one.run or '-'}  {what}{cost}")
+    typer.echo(f"{len(sent)} messages, {sum(one.size for one in sent)} bytes")
+
+
+def _chain(home: NodeHome) -> Chain | None:
+    from silhouette_client.policy.ledger_store import LEDGER_NAME, read_chain
+
+    path = home.folder / LEDGER_NAME
+    return read_chain(path) if path.exists() else None

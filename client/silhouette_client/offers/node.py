@@ -23,7 +23,7 @@ from silhouette_client.enrolment.home import NodeHome
 from silhouette_client.enrolment.installing import check_own_place, update_roster
 from silhouette_client.node_folder import DEVICE_VARIABLE
 from silhouette_client.offers.acceptance import Accepted, Surroundings, accept_offer, open_run
-from silhouette_client.offers.people import PeopleSource, people_in
+from silhouette_client.offers.people import PeopleSource, people_in, stamp_of
 from silhouette_client.offers.run_folder import sweep
 from silhouette_client.offers.sizes import warm_up
 from silhouette_client.peers import PeerMemory
@@ -117,6 +117,7 @@ class Node:
         self._peers = PeerMemory(home.folder / "peer-ledgers.json")  # one for all runs: they are about the same ledgers
         self._diary = RoundDiary(home.folder / "rounds-begun.json")
         self._runs: OrderedDict[str, Accepted] = OrderedDict()
+        self._stamp = stamp_of(home.folder.parent)
         self._lock = threading.RLock()
 
     @classmethod
@@ -221,6 +222,8 @@ class Node:
             RevokedError: If this node is not on its newest roster any more.
             RefusedError, AbortError: As the agent of the run.
         """
+        if "manifest" in request.parts:
+            self._forget_changed_people()
         accepted = self._of(request.run)
         if "manifest" not in request.parts:
             return accepted.agent.exchange(request)
@@ -230,6 +233,17 @@ class Node:
         with self._lock:
             self._diary.note(self._clock())
         return answer
+
+    def _forget_changed_people(self) -> None:
+        """Let go of every agent's tensors if people were taken in, removed, erased or suppressed since.
+
+        Asked when a round begins: the agents are opened again from their folders, without whoever may not be used.
+        """
+        with self._lock:
+            found = stamp_of(self._home.folder.parent)
+            if found != self._stamp:
+                self._stamp = found
+                self._runs.clear()
 
     def _consider_round(self, accepted: Accepted, request: Exchange) -> None:
         now, roster = self._clock(), self._home.roster()

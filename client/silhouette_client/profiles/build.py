@@ -28,7 +28,7 @@ class ProfileBatch:
     attributes: tuple[Tensor, ...]  # each (B, classes), probabilities guessed without the declared ones
     tags: Tensor  # (B, 3) category numbers, -1 where there is none
     scores: Tensor  # (B, V + 1) of all items
-    recommended: Tensor  # (B, k) item numbers, best first; 0 where there was none left, if that was allowed
+    recommended: Tensor  # (B, k) item numbers, best first; 0 at the end where a person has seen too much of everything
 
 
 def seen_items(histories: Histories, people: Tensor) -> Tensor:
@@ -41,9 +41,7 @@ def seen_items(histories: Histories, people: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def build_profiles(
-    encoder: ProfileEncoder, histories: Histories, *, cutoff: int = 10, fewer: bool = False
-) -> Iterator[ProfileBatch]:
+def build_profiles(encoder: ProfileEncoder, histories: Histories, *, cutoff: int = 10) -> Iterator[ProfileBatch]:
     """Profile every person.
 
     The attribute guesses come from a second pass in which the declared attributes are hidden.
@@ -52,7 +50,6 @@ def build_profiles(
         encoder: Trained; set to evaluation.
         histories: On the encoder's device.
         cutoff: Recommendations a person, of items not seen before.
-        fewer: Give 0 instead of an item where somebody has seen nearly all of them; else that is a ValueError.
     """
     encoder.eval()
     hidden = replace(histories, attributes=torch.full_like(histories.attributes, UNKNOWN))
@@ -69,23 +66,21 @@ def build_profiles(
             attributes=tuple(part.softmax(-1) for part in logits),
             tags=_tags(encoder, histories, people),
             scores=scores,
-            recommended=_recommended(scores, seen_items(histories, people), cutoff, fewer=fewer),
+            recommended=_best_unseen(scores, seen_items(histories, people), cutoff),
         )
 
 
-def _recommended(scores: Tensor, seen: Tensor, cutoff: int, *, fewer: bool) -> Tensor:
-    if not fewer:
+def _best_unseen(scores: Tensor, seen: Tensor, cutoff: int) -> Tensor:
+    """As `top_items`, with 0 where a person has fewer unseen items, (B, k)."""
+    known = torch.zeros_like(scores, dtype=torch.bool).scatter(1, seen, value=True)
+    unseen = scores.shape[1] - 1 - known[:, 1:].sum(1)
+    if not len(scores) or int(unseen.min()) >= cutoff:
         return top_items(scores, seen, cutoff)
-    allowed = scores.scatter(1, seen, -torch.inf)
-    allowed[:, 0] = -torch.inf
-    left = torch.isfinite(allowed).sum(1)
-    if int(left.min()) >= cutoff:
-        return top_items(scores, seen, cutoff)
-    best = torch.zeros((len(scores), cutoff), dtype=torch.int64, device=scores.device)
-    for row, count in enumerate(left.clamp(max=cutoff).tolist()):
-        if count:
-            best[row, :count] = top_items(scores[row : row + 1], seen[row : row + 1], count)[0]
-    return best
+    found = seen.new_zeros((len(scores), cutoff))
+    for row, left in enumerate(unseen.clamp(max=cutoff).tolist()):
+        if left:
+            found[row, :left] = top_items(scores[row : row + 1], seen[row : row + 1], left)[0]
+    return found
 
 
 def _tags(encoder: ProfileEncoder, histories: Histories, people: Tensor) -> Tensor:

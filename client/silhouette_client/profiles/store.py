@@ -38,6 +38,7 @@ from silhouette_client.profiles.sealing import (
     seal_record,
     unwrap_key,
 )
+from silhouette_client.segments.rows import SegmentRows
 from silhouette_shared.errors import IntegrityError, RefusedError, UnavailableError, UsageError
 
 STORE_NAME = "profiles.sqlite"
@@ -91,6 +92,7 @@ class Erased:
     fields: tuple[str, ...]
     model: str | None  # that made the profile, None where there was none
     data_key: bool  # whether a wrapped key was there and is gone
+    segments: int = 0  # out of how many the person was taken
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Counts:
     wrapped_by: Mapping[int, int]  # people by key-encryption key
 
 
-class ProfileStore:
+class ProfileStore(SegmentRows):
     """The encrypted profiles of one node. Use `open`; safe between threads and processes on one machine.
 
     Args:
@@ -142,6 +144,11 @@ class ProfileStore:
             store.close()
             raise
         return store
+
+    @property
+    def path(self) -> Path:
+        """Of the database."""
+        return self._path
 
     def __enter__(self) -> Self:
         return self
@@ -262,6 +269,15 @@ class ProfileStore:
                 yield from (row[0] for row in rows)
                 last = rows[-1][0]
 
+    def everybody(self, fields: Collection[str]) -> Iterator[tuple[bytes, ProfileRecord]]:
+        """Person and record of everybody who has one and is not on the exclusion list; errors as `get`."""
+        left_out = self.exclusions()
+        for part in _parts(self.people(), ROWS_A_TRANSACTION):
+            for person in part:
+                record = None if person in left_out else self.get(person, fields)
+                if record is not None:
+                    yield person, record
+
     # Rights
 
     def erase(self, person: bytes) -> Erased:
@@ -274,12 +290,24 @@ class ProfileStore:
         """
         with self._writing() as connection:
             row = connection.execute("SELECT model, fields FROM people WHERE person = ?", (person,)).fetchone()
-            _remove(connection, person)
+            _remove(connection, [person])
+            segments = self._leave_segments(connection, frozenset([person]))
             self._exclude(connection, person, Exclusion.erased)
         self.scrub()
         if row is None:
-            return Erased((), None, data_key=False)
-        return Erased(names_of(row[1]), row[0], data_key=True)
+            return Erased((), None, data_key=False, segments=segments)
+        return Erased(names_of(row[1]), row[0], data_key=True, segments=segments)
+
+    def remove(self, people: Iterable[bytes]) -> int:
+        """Remove the records of some people, who may come back; says how many had one."""
+        gone = 0
+        for part in _parts(people, 100 * ROWS_A_TRANSACTION):  # every part looks through all segments
+            with self._writing() as connection:
+                gone += _remove(connection, part)
+                self._leave_segments(connection, frozenset(part))
+        if gone:
+            self.scrub()
+        return gone
 
     def scrub(self) -> None:
         """Leave no trace of removed rows in the file or its log.
@@ -339,22 +367,40 @@ class ProfileStore:
                 )
 
     def purge(self) -> int:
-        """Remove what is past its time, record by record; says how many people lost something."""
+        """Remove what is past its time, key and all; says how many people lost something."""
         now, touched = int(self._clock()), 0
-        for person in self.people():
+        with self._explained():
+            retired = self._connection().execute("SELECT model, expires, seal FROM models").fetchall()
+            late = (
+                self._connection().execute("SELECT DISTINCT person FROM fields WHERE expires <= ?", (now,)).fetchall()
+            )
+        for model, expires, seal in retired:
+            self._check_seal(seal, _row_bytes("model", model, expires), "retirement of a model")
+            if expires <= now:
+                touched += self._remove_made_by(model)
+        for (person,) in late:
             with self._writing() as connection:
                 rows = connection.execute(_READ, (person,)).fetchall()
-                if not rows or (not any(row[9] <= now for row in rows if row[7]) and (rows[0][5] or _NEVER) > now):
-                    continue
                 record = self._record(person, rows, FIELDS)
-                touched += 1
                 if record is None or not record.present:
-                    _remove(connection, person)
+                    _remove(connection, [person])
                 else:
                     self._write(connection, person, record, {row[7]: row[9] for row in rows})
+                touched += bool(rows)
         if touched:
             self.scrub()
         return touched
+
+    def _remove_made_by(self, model: str) -> int:
+        gone = 0
+        while True:
+            with self._writing() as connection:
+                rows = connection.execute(
+                    "SELECT person FROM people WHERE model = ? LIMIT ?", (model, ROWS_A_TRANSACTION)
+                ).fetchall()
+                gone += _remove(connection, [person for (person,) in rows])
+            if not rows:
+                return gone
 
     def rewrap(self, keyring: Keyring) -> int:
         """Wrap every data key by the active key of `keyring` and use that from now on.
@@ -384,6 +430,7 @@ class ProfileStore:
                         (fresh.key_id, fresh.content, person),
                     )
             if not rows:
+                self._rewrap_segments(keyring)
                 return done
             done += len(rows)
 
@@ -418,6 +465,7 @@ class ProfileStore:
             retired = self._connection().execute("SELECT model, expires, seal FROM models").fetchall()
         for model, expires, seal in retired:
             self._check_seal(seal, _row_bytes("model", model, expires), "retirement of a model")
+        self.segments()
         return Counts(people, fields, len(self.exclusions()), wrapped_by)
 
     # Inside
@@ -511,6 +559,11 @@ class ProfileStore:
         return connection
 
     @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._explained():
+            yield self._connection()
+
+    @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._explained(), self._lock:
             connection = self._connection()
@@ -565,9 +618,11 @@ def _sealed(person: bytes, rows: Sequence[Sequence[Any]]) -> SealedRecord:
     return SealedRecord(person, version, model, mask, WrappedKey(key_id, wrapped), fields)
 
 
-def _remove(connection: sqlite3.Connection, person: bytes) -> None:
-    for table in ("fields", "basis", "people"):
-        connection.execute(f"DELETE FROM {table} WHERE person = ?", (person,))  # noqa: S608 - names of ours
+def _remove(connection: sqlite3.Connection, people: Sequence[bytes]) -> int:
+    one_each = [(person,) for person in people]
+    connection.executemany("DELETE FROM fields WHERE person = ?", one_each)
+    connection.executemany("DELETE FROM basis WHERE person = ?", one_each)
+    return connection.executemany("DELETE FROM people WHERE person = ?", one_each).rowcount
 
 
 def _marks(values: Collection[object]) -> str:

@@ -389,10 +389,6 @@ def test_pushed_events_and_segments_go_to_whoever_knows_them() -> None:
         def note_shown(self, user: str, model: str, items: Any) -> None:
             self.shown = (user, model, items)
 
-        def forget(self, user: str) -> dict[str, int]:
-            self.forgotten = user
-            return {}
-
         def similar(self, record: Any, count: int) -> list[tuple[str, float]]:
             return [("night owls", 0.9)][:count]
 
@@ -402,12 +398,13 @@ def test_pushed_events_and_segments_go_to_whoever_knows_them() -> None:
         get_many = erase = get
 
     updater = Fake()
-    service = Service(Fake(), updater, Fake())
+    forgotten: list[str] = []
+    service = Service(Fake(), updater, Fake(), forget=forgotten.append)
     assert service.push([Event("anna", "i", "view", 1, 0.0)], "app").accepted == 1
     model, items = service.recommend("anna", "app", 2)
     assert updater.shown == ("anna", model, [one.item for one in items])
     service.erase("anna", "app")
-    assert updater.forgotten == "anna"
+    assert forgotten == ["anna"]
     assert service.similar_segments("anna", "app") == [("night owls", 0.9)]
     with pytest.raises(UsageError, match="expected at most 1000 events"):
         service.push([Event("anna", "i", "view", 1, 0.0)] * 1001, "app")
