@@ -31,7 +31,7 @@ def reply(content: RecordDict | None = None, error: Error | None = None) -> Mess
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
     asked = Message(RecordDict(), 2, "train.mask")
     asked.metadata.__dict__["_message_id"] = "1"
-    return Message(content, reply_to=asked) if error is None else Message(error, reply_to=asked)
+    return Message(content or RecordDict(), reply_to=asked) if error is None else Message(error, reply_to=asked)
 
 
 def masked(number: int = 1, run: str = "run-1") -> Message:

@@ -89,8 +89,9 @@ def _details(folder: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     table = pd.read_parquet(path)
+    names = [str(name) for name in table.columns if name != "user"]
     return {
-        str(row["user"]): {name: decode_field(name, str(row[name]).encode("utf-8")) for name in table if name != "user"}
+        str(row["user"]): {name: decode_field(name, str(row[name]).encode("utf-8")) for name in names}
         for row in table.to_dict("records")
     }
 

@@ -88,7 +88,7 @@ def likeness(people: Described, seeds: Sequence[int], scoring: Scoring = "blend"
     if not chosen:
         raise UsageError(f"expected profiles with what `{scoring}` compares, got none; build the profiles again")
     orders = [parts[name] @ (people.spreads[name] @ parts[name][rows].mean(0)) for name in chosen]
-    return np.sum([_standard(order[:, None]) for order in orders], axis=0)[:, 0]
+    return np.asarray(np.sum([_standard(order[:, None]) for order in orders], axis=0)[:, 0], np.float64)
 
 
 def lift(scores: Matrix, wanted: Rows, among: Rows, share: float = 0.1) -> Lift:
@@ -137,7 +137,7 @@ def held_out_lift(people: Described, seeds: Sequence[int], scoring: Scoring = "b
 
 def _inverse(columns: Matrix, ridge: float) -> Matrix:
     width = columns.shape[1]
-    return np.linalg.inv(columns.T @ columns / len(columns) + ridge * np.eye(width))
+    return np.asarray(np.linalg.inv(columns.T @ columns / len(columns) + ridge * np.eye(width)), np.float64)
 
 
 def _profile(table: PeopleTable) -> Matrix:

@@ -18,7 +18,7 @@ from silhouette_client.profiles.vault import Vault, new_protector, rotate
 from silhouette_shared.errors import UnavailableError, UsageError
 
 
-class Locker(KeyringBackend):  # type: ignore[no-any-unimported, misc]  # the library's own way to stand in for a system's
+class Locker(KeyringBackend):
     """A keyring in memory."""
 
     priority = 1.0
