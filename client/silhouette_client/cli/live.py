@@ -76,10 +76,16 @@ def response_command(
 
 
 def _own_items(home: Path) -> list[str] | None:
-    from silhouette_client.live.model import open_live_model
+    import torch
 
-    model = open_live_model(home)
-    return None if model is None else list(model.items)
+    from silhouette_client.enrolment.home import NodeHome
+    from silhouette_client.profiles.node_model import promoted_model
+    from silhouette_client.promoted import held_model
+
+    node = NodeHome.of(home)
+    if not node.installed or held_model(node) is None:
+        return None
+    return list(promoted_model(home, torch.device("cpu")).words.items)
 
 
 def _items(path: Path) -> list[str]:

@@ -32,6 +32,8 @@ profile = typer.Typer(
 
 _DAY = 86_400
 
+profile.command("response")(response_command)
+
 ProtectorOption = Annotated[
     str | None,
     typer.Option(
@@ -41,8 +43,6 @@ ProtectorOption = Annotated[
         show_default=False,
     ),
 ]
-
-profile.command("response")(response_command)
 
 
 @profile.command("build")
@@ -361,6 +361,7 @@ def serve_command(
     from contextlib import ExitStack
 
     from silhouette_client.hardening import protect_process
+    from silhouette_client.ingest.removal import remove_people
     from silhouette_client.profiles.audit_log import LOG_NAME
     from silhouette_client.profiles.vault import hold
     from silhouette_client.segments.index import StoredSegments
@@ -379,7 +380,12 @@ def serve_command(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         with serving(
-            Service(vault, updater, segments=StoredSegments(vault.segments(who()))),
+            Service(
+                vault,
+                updater,
+                StoredSegments(vault.segments(who())),
+                forget=updater.forget if updater else lambda user: remove_people(place, {user}),
+            ),
             vault,
             log=place / LOG_NAME,
             access=access,
@@ -432,12 +438,16 @@ def _updater(home: Path, vault: Vault, stack: ExitStack) -> LiveUpdater | None:
 
     if not NodeHome.of(home).installed:
         return None
-    from silhouette_client.live.model import open_live_model  # brings torch along, for which no other node should wait
-    from silhouette_client.live.updater import Keeper, LiveUpdater
+    from silhouette_client.promoted import held_model
 
-    model = open_live_model(home)
-    if model is None:
+    if held_model(NodeHome.of(home)) is None:
         return None
+    import torch  # for which no other node should wait
+
+    from silhouette_client.live.updater import Keeper, LiveUpdater
+    from silhouette_client.profiles.node_model import promoted_model
+
+    model = promoted_model(home, torch.device("cpu"))
     updater = LiveUpdater.open(home, vault, model)
     stack.enter_context(Keeper(updater))
     return updater

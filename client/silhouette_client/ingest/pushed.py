@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -221,23 +221,25 @@ class Journal:
             with self._writing() as connection:
                 connection.executemany("INSERT INTO shown (person, time, sealed) VALUES (?, ?, ?)", rows)
 
-    def shown(self) -> Iterator[Shown]:
-        """What was recommended, oldest first.
+    def shown(self, user: str | None = None) -> Iterator[Shown]:
+        """What was recommended to everybody or to one person, oldest first.
 
         Raises:
             IntegrityError: If an entry was changed.
         """
-        last = 0
+        last, person = 0, None if user is None else self.name_of(user)
         while True:
             with self._explained(), self._lock:
                 rows = self._connection.execute(
-                    "SELECT number, person, sealed FROM shown WHERE number > ? ORDER BY number LIMIT 5000", (last,)
+                    "SELECT number, person, sealed FROM shown WHERE number > ? AND (? IS NULL OR person = ?) "
+                    "ORDER BY number LIMIT 5000",
+                    (last, person, person),
                 ).fetchall()
             if not rows:
                 return
-            for number, person, sealed in rows:
-                user, model, time, items = self._open(sealed, b"shown" + person)
-                yield Shown(user, model, time, tuple(items))
+            for number, name, sealed in rows:
+                whom, model, time, items = self._open(sealed, b"shown" + name)
+                yield Shown(whom, model, time, tuple(items))
                 last = number
 
     def forget_old(self, now: int) -> None:
@@ -335,7 +337,7 @@ class Journal:
         nonce = os.urandom(_NONCE_BYTES)
         return nonce + self._cipher.encrypt(nonce, content, context)
 
-    def _open(self, sealed: bytes, context: bytes) -> list[object]:
+    def _open(self, sealed: bytes, context: bytes) -> list[Any]:
         try:
             found = json.loads(self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], context))
         except (InvalidTag, ValueError, TypeError):

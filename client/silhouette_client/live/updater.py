@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -20,17 +20,19 @@ from silhouette_client.ingest.pushed import Journal, Pushed, Shown
 from silhouette_client.ingest.records import FOLDER
 from silhouette_client.ingest.removal import remove_people
 from silhouette_client.ingest.take_in import Exclusions
-from silhouette_client.live.model import LiveModel
 from silhouette_client.live.people import LivePeople, joined
+from silhouette_client.profiles.building import PURPOSE, made_records, sources_of
+from silhouette_client.profiles.node_model import NodeModel
 from silhouette_client.profiles.record import ProfileRecord
 from silhouette_client.serving.service import Event, PushOutcome
 from silhouette_shared.errors import SilhouetteError, UsageError
+from silhouette_shared.model.histories import Histories
 from silhouette_shared.schema import BEHAVIOURS, FIRST_TIME, LAST_TIME
 
 _LOG = logging.getLogger(__name__)
 
-PURPOSE = "profiling"
-"""What people have to have consented to, in the words of the consent table, for a profile to follow their events."""
+RECOMMENDED = 50
+"""Items kept for a person, as `profile build` keeps them; a request may leave some of them out."""
 
 _LONGEST = 256  # bytes of an id or an item, as in `ingest/columns.py`
 _LONGEST_TEXT = 4096
@@ -42,7 +44,13 @@ _REBUILT_AT_ONCE = 500
 class Profiles(Protocol):
     """What the updater needs of a vault."""
 
-    def put_many(self, records: Iterable[tuple[str, ProfileRecord]], who: str, method: str) -> tuple[int, int]:
+    def put_many(
+        self,
+        records: Iterable[tuple[str, ProfileRecord]],
+        who: str,
+        method: str,
+        sources: Mapping[str, bytes] | None = None,
+    ) -> tuple[int, int]:
         """As `Vault.put_many`."""
         ...
 
@@ -72,7 +80,7 @@ class LiveUpdater:
         self,
         home: Path,
         vault: Profiles,
-        model: LiveModel,
+        model: NodeModel,
         journal: Journal,
         people: LivePeople,
         stamp: tuple[int, ...],
@@ -84,11 +92,12 @@ class LiveUpdater:
         self._lock = threading.RLock()
         self._since: list[tuple[str, int, Pushed]] | None = None  # what came while histories are read anew
         self._shown: list[Shown] = []
+        self._applied: list[int] = []
         self._shown_lock = threading.Lock()
 
     @classmethod
     def open(
-        cls, home: Path, vault: Profiles, model: LiveModel, *, clock: Callable[[], float] = time.time
+        cls, home: Path, vault: Profiles, model: NodeModel, *, clock: Callable[[], float] = time.time
     ) -> LiveUpdater:
         """Read everybody's history, and let profiles follow that a kill held up.
 
@@ -133,7 +142,10 @@ class LiveUpdater:
             del self._shown[:-_MOST_SHOWN]
 
     def flush(self) -> None:
-        """Write down what was recommended since the last time."""
+        """Write down what was recommended, and which events a profile followed, since the last time."""
+        with self._lock:
+            applied, self._applied = self._applied, []
+        self._journal.set_applied(applied)
         with self._shown_lock:
             waiting, self._shown = self._shown, []
         out = self._vault.left_out({one.user for one in waiting})
@@ -181,9 +193,10 @@ class LiveUpdater:
         fresh: list[tuple[int, int, Pushed]] = []
         repeated, seen = len(kept) - len(added), set()
         new = [(name, event) for name, event in zip(names, rows, strict=True) if name not in own]
+        done = set(self._applied)
         for one, (name, event) in zip(added, new, strict=True):
             repeated += one.repeated
-            if not one.applied and one.number not in seen:
+            if not one.applied and one.number not in seen and one.number not in done:
                 seen.add(one.number)
                 fresh.append((one.number, name, event))
         unknown = sum(not self._people.in_catalogue(event.item) for _, _, event in fresh)
@@ -192,7 +205,7 @@ class LiveUpdater:
         self._people.note([name for _, name, _ in fresh])
         if self._since is not None:
             self._since += [(event.user, name, event) for _, name, event in fresh]
-        self._journal.set_applied([number for number, _, _ in fresh])
+        self._applied += [number for number, _, _ in fresh]  # for `flush`: forgetting it costs a profile made twice
         return PushOutcome(
             accepted=len(kept) - repeated,
             left_out=left_out,
@@ -210,11 +223,17 @@ class LiveUpdater:
         if not by_user:
             return 0
         histories = [self._people.with_new(user, own) for user, own in by_user.items()]
-        records = zip(by_user, self._model.records(joined(histories)), strict=True)
-        written, _ = self._vault.put_many(records, who, "PushEvents")
+        written = self._put(list(by_user), histories, who)
         for user, history in zip(by_user, histories, strict=True):
             self._people.set(user, history)
         return written
+
+    def _put(self, users: Sequence[str], histories: Sequence[Histories], who: str) -> int:
+        """Make and write profiles; the store notes from what, so that the next `profile build` leaves them."""
+        together = joined(histories)
+        records = made_records(self._model, together, min(RECOMMENDED, len(self._model.words.items)))
+        sources = dict(zip(users, sources_of(together), strict=True))
+        return self._vault.put_many(zip(users, records, strict=True), who, "PushEvents", sources)[0]
 
     def _recover(self) -> None:
         """Profiles of people with events that were written down and not followed by one."""
@@ -226,8 +245,8 @@ class LiveUpdater:
         for start in range(0, len(users), _REBUILT_AT_ONCE):
             part = users[start : start + _REBUILT_AT_ONCE]
             found = [(user, history) for user in part if (history := self._people.history(user)) is not None]
-            records = self._model.records(joined([history for _, history in found]))
-            self._vault.put_many(zip((user for user, _ in found), records, strict=True), "service", "PushEvents")
+            if found:
+                self._put([user for user, _ in found], [history for _, history in found], "service")
         self._journal.set_applied([number for number, _ in waiting])
         _LOG.info("%d pushed events had no profile yet; %d people have theirs now", len(waiting), len(users))
 
@@ -263,11 +282,11 @@ class Keeper:
                 _LOG.error("live events: %s", error)
 
 
-def _load(home: Path, vault: Profiles, model: LiveModel) -> tuple[LivePeople, tuple[int, ...]]:
+def _load(home: Path, vault: Profiles, model: NodeModel) -> tuple[LivePeople, tuple[int, ...]]:
     """Everybody's histories, and the stamp of the records from which they are or which are newer."""
     absorb_if_free(home)
     stamp = _stamp(home)
-    return LivePeople.load(home, model.numbers, model.attributes, PURPOSE, vault.excluded()), stamp
+    return LivePeople.load(home, model.numbers, model.words.attributes, PURPOSE, vault.excluded()), stamp
 
 
 def _stamp(home: Path) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -94,10 +94,6 @@ class Updater(Protocol):
         """Remember what was recommended to a person."""
         ...
 
-    def forget(self, user: str) -> Mapping[str, int]:
-        """Remove a person's events; says how many of what."""
-        ...
-
 
 class SegmentIndex(Protocol):
     """Knows the segments of a node."""
@@ -132,10 +128,18 @@ class Service:
         records: The vault.
         updater: Behind `push`; None refuses it.
         segments: Behind `similar_segments`; None refuses it.
+        forget: Removes a person's events where the node holds some, in `erase`.
     """
 
-    def __init__(self, records: Records, updater: Updater | None = None, segments: SegmentIndex | None = None) -> None:
-        self._records, self._updater, self._segments = records, updater, segments
+    def __init__(
+        self,
+        records: Records,
+        updater: Updater | None = None,
+        segments: SegmentIndex | None = None,
+        *,
+        forget: Callable[[str], object] | None = None,
+    ) -> None:
+        self._records, self._updater, self._segments, self._forget = records, updater, segments, forget
 
     def profile(self, user: str, who: str, roles: Collection[Role]) -> ProfileRecord:
         """The fields of a profile that the roles may see.
@@ -230,8 +234,8 @@ class Service:
         """
         _check_user(user)
         erased = self._records.erase(user, who)
-        if self._updater is not None:
-            self._updater.forget(user)
+        if self._forget is not None:
+            self._forget(user)
         return erased
 
     def _one(self, user: str, who: str, method: str, fields: Collection[str]) -> ProfileRecord:

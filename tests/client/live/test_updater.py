@@ -17,9 +17,11 @@ from silhouette_client.ingest.pushed import JOURNAL_NAME, Journal, Pushed, Shown
 from silhouette_client.ingest.reading import read_people
 from silhouette_client.ingest.records import FOLDER, open_records, writing
 from silhouette_client.ingest.removal import remove_people
-from silhouette_client.live.model import LiveModel
 from silhouette_client.live.updater import LiveUpdater
+from silhouette_client.profiles.building import build_held, held_people, made_records
+from silhouette_client.profiles.details import Words
 from silhouette_client.profiles.keys import KeyFile
+from silhouette_client.profiles.node_model import NodeModel
 from silhouette_client.profiles.vault import Vault
 from silhouette_client.serving.service import Event, Service
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
@@ -28,15 +30,14 @@ ITEM = [f"i{number}" for number in range(1, ITEMS + 1)]
 
 
 @pytest.fixture(scope="module")
-def model() -> LiveModel:
-    return LiveModel(
-        name="m1",
-        encoder=encoder(scale=10.0),
+def model() -> NodeModel:
+    words = Words(
         items=tuple(ITEM),
         titles=tuple(f"Title {item}" for item in ITEM),
         categories=("A", "B", "C"),
         attributes={"gender": ("F", "M"), "age": ("young", "middle", "old")},
     )
+    return NodeModel("m1", "run:1", encoder(scale=10.0).eval(), words)
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def vault(home: Path) -> Iterator[Vault]:
 
 
 @pytest.fixture
-def updater(home: Path, vault: Vault, model: LiveModel) -> Iterator[LiveUpdater]:
+def updater(home: Path, vault: Vault, model: NodeModel) -> Iterator[LiveUpdater]:
     updater = LiveUpdater.open(home, vault, model, clock=lambda: NOW)
     yield updater
     updater.close()
@@ -67,22 +68,22 @@ def event(user: str = "ann", item: str = "i9", timestamp: int = 5000, **more: ob
     return Event(user, item, str(more.pop("behaviour", "purchase")), timestamp, **more)  # type: ignore[arg-type]
 
 
-def held(home: Path, model: LiveModel) -> dict[str, list[int]]:
-    people = read_people(home, model.numbers, model.attributes, "profiling")
+def held(home: Path, model: NodeModel) -> dict[str, list[int]]:
+    people = read_people(home, model.numbers, model.words.attributes, "profiling")
     return {
         user: people.histories.of_people(torch.tensor([row])).items.tolist() for row, user in enumerate(people.users)
     }
 
 
 def test_a_pushed_event_gives_the_profile_that_a_build_from_all_events_would_give(
-    home: Path, vault: Vault, updater: LiveUpdater, model: LiveModel
+    home: Path, vault: Vault, updater: LiveUpdater, model: NodeModel
 ) -> None:
     outcome = updater.push([event(value=2.5), event(item="i2", timestamp=4000)], "shop")
     assert (outcome.accepted, outcome.profiles, outcome.repeated) == (2, 1, 0)
     record = vault.get("ann", "test", "show")
-    people = read_people(home, model.numbers, model.attributes, "profiling")
+    people = read_people(home, model.numbers, model.words.attributes, "profiling")
     row = torch.tensor([people.users.index("ann")])
-    (whole,) = model.records(people.histories.of_people(row))
+    (whole,) = made_records(model, people.histories.of_people(row), 20)
     assert record is not None
     assert np.array_equal(record.vector, whole.vector)  # type: ignore[arg-type]
     assert record.recommendations == whole.recommendations
@@ -91,7 +92,7 @@ def test_a_pushed_event_gives_the_profile_that_a_build_from_all_events_would_giv
 
 
 def test_it_is_part_of_what_ingest_holds_and_so_of_the_next_training(
-    home: Path, updater: LiveUpdater, model: LiveModel
+    home: Path, updater: LiveUpdater, model: NodeModel
 ) -> None:
     updater.push([event(), event("new", "i4", 10)], "shop")
     assert held(home, model) == {"ann": [1, 2, 3, 4, 5, 9], "ben": [4, 8], "new": [4]}
@@ -99,9 +100,17 @@ def test_it_is_part_of_what_ingest_holds_and_so_of_the_next_training(
     assert names == ["events.csv", "users.csv", "pushed events"]
 
 
+def test_a_build_leaves_the_profile_of_a_push_as_it_is(
+    home: Path, vault: Vault, updater: LiveUpdater, model: NodeModel
+) -> None:
+    updater.push([event()], "shop")
+    built = build_held(vault, model, held_people(home, vault, model, "profiling"), "test")
+    assert (built.written, built.unchanged) == (1, 1)  # ben's, and ann's as it is
+
+
 @pytest.mark.parametrize("given", ["order-17", ""])
 def test_the_same_event_again_changes_nothing_also_after_it_was_absorbed(
-    home: Path, updater: LiveUpdater, model: LiveModel, given: str
+    home: Path, updater: LiveUpdater, model: NodeModel, given: str
 ) -> None:
     assert updater.push([event(id=given)], "shop").accepted == 1
     again = updater.push([event(id=given), event(id=given)], "shop")
@@ -119,7 +128,7 @@ def test_an_event_that_a_file_brought_already_is_known(updater: LiveUpdater) -> 
 
 
 def test_a_file_that_brings_a_pushed_event_later_adds_nothing(
-    home: Path, updater: LiveUpdater, model: LiveModel, tmp_path: Path
+    home: Path, updater: LiveUpdater, model: NodeModel, tmp_path: Path
 ) -> None:
     updater.push([event(value=2.0)], "shop")
     absorb(home)
@@ -131,7 +140,7 @@ def test_a_file_that_brings_a_pushed_event_later_adds_nothing(
 
 
 def test_what_a_kill_left_without_a_profile_gets_one_at_the_next_start(
-    home: Path, vault: Vault, model: LiveModel
+    home: Path, vault: Vault, model: NodeModel
 ) -> None:
     pushed = Pushed("ann", "i9", "view", 5000)
     with Journal.open(home) as journal:  # as far as a killed push came
@@ -163,7 +172,7 @@ def test_a_push_whose_profile_failed_succeeds_when_it_is_sent_again(
 
 
 def test_excluded_people_and_unknown_items_are_counted_and_change_no_profile(
-    home: Path, vault: Vault, updater: LiveUpdater, model: LiveModel
+    home: Path, vault: Vault, updater: LiveUpdater, model: NodeModel
 ) -> None:
     vault.suppress("ben", "test")
     outcome = updater.push([event("ben"), event("ann", "nobody-knows-it"), event("cem", "nor-that", 1)], "shop")
@@ -176,7 +185,7 @@ def test_excluded_people_and_unknown_items_are_counted_and_change_no_profile(
 
 
 def test_without_consent_an_event_is_kept_and_no_profile_follows(
-    home: Path, vault: Vault, model: LiveModel, tmp_path: Path
+    home: Path, vault: Vault, model: NodeModel, tmp_path: Path
 ) -> None:
     rows = ["ann,profiling,true,10", "ben,profiling,true,10", "ben,profiling,false,20"]
     strict = mapping(MAPPING.replace('"elsewhere"', '"table"'))
@@ -217,10 +226,10 @@ def test_one_wrong_event_refuses_the_push_and_none_is_taken(
 
 
 def test_an_erased_person_is_in_no_file_and_no_push_brings_them_back(
-    home: Path, vault: Vault, updater: LiveUpdater, model: LiveModel
+    home: Path, vault: Vault, updater: LiveUpdater, model: NodeModel
 ) -> None:
     marker = "marked-person-7f3a"
-    service = Service(vault, updater)
+    service = Service(vault, updater, forget=updater.forget)
     service.push([event(marker, "i3", 100, id="marked-id-91", text="marked-text-55")], "shop")
     service.push([event(marker, "i4", 200)], "shop")
     service.recommend(marker, "shop")
@@ -279,7 +288,7 @@ def test_a_newer_journal_is_refused_and_left_alone(home: Path) -> None:
 
 
 def test_a_reader_of_people_goes_on_while_another_process_writes(
-    home: Path, updater: LiveUpdater, model: LiveModel
+    home: Path, updater: LiveUpdater, model: NodeModel
 ) -> None:
     updater.push([event()], "shop")
     with writing(home):
