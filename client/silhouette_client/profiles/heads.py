@@ -29,6 +29,7 @@ _WANTED = ("view", "cart")
 _PEOPLE_AT_ONCE = 256
 _NEVER_DAYS = 10_000.0  # how long ago something is that never was
 _CALIBRATION_BINS = 10
+_UNUSUAL = 0.99
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,23 @@ class Heads:
         if self.risk is not None:
             found["risk"] = self.risk(risk_features(encoder, histories))
         return found
+
+
+def in_words(scores: Mapping[str, Tensor]) -> dict[str, tuple[list[str], list[float]]]:
+    """Scores as a profile shows them: the likelier answer of everybody and its probability, by name.
+
+    Conversion and churn are yes or no. Risk is `unusual` where at most one in a hundred lies as far out, else `usual`,
+    with the share of people who lie nearer; it is no probability.
+    """
+    found: dict[str, tuple[list[str], list[float]]] = {}
+    for name, values in scores.items():
+        chances = values.tolist()
+        if name == "risk":
+            found[name] = (["unusual" if share >= _UNUSUAL else "usual" for share in chances], chances)
+        else:
+            words = ["yes" if chance >= 0.5 else "no" for chance in chances]
+            found[name] = (words, [max(chance, 1 - chance) for chance in chances])
+    return found
 
 
 def learn_heads(
