@@ -354,8 +354,9 @@ def _write_partner(
         profiles.append(_profile_rows(world, encoder, partner, batch))
         recommendations.append(_recommendation_rows(world, partner, batch))
     where = f"partners/{partner.name}"
-    profile_rows = pd.concat(profiles, ignore_index=True).assign(**_score_columns(encoder, known, partner.name, seed))
-    folder.write_parquet(f"{where}/profiles.parquet", profile_rows)
+    scores = pd.DataFrame(_score_columns(encoder, known, partner.name, seed), index=range(len(partner)))
+    rows = pd.concat([pd.concat(profiles, ignore_index=True), scores], axis=1)
+    folder.write_parquet(f"{where}/profiles.parquet", rows)
     folder.write_parquet(f"{where}/recommendations.parquet", pd.concat(recommendations, ignore_index=True))
     folder.write_parquet(f"{where}/recent.parquet", _recent_rows(world, partner))
 

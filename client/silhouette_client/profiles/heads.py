@@ -57,6 +57,8 @@ HEADS = (
 )
 """Every score, with its definition."""
 
+_NAMES = tuple(definition.name for definition in HEADS)
+
 
 def before(histories: Histories, moment: int) -> tuple[Histories, Tensor]:
     """What was known at a moment.
@@ -219,7 +221,7 @@ def _logistic(features: Tensor, truth: Tensor, penalty: float) -> tuple[Tensor, 
         torch.autograd.backward(value)
         return value
 
-    optimiser.step(loss)  # type: ignore[arg-type]
+    optimiser.step(loss)
     found = parameters.detach()
     return found[:-1], float(found[-1])
 
@@ -306,7 +308,7 @@ def learn_heads(
     until: int,
     generator: torch.Generator,
     *,
-    names: Sequence[str] = tuple(head.name for head in HEADS),
+    names: Sequence[str] = _NAMES,
 ) -> Heads:
     """Learn the heads that a partner's own histories can teach.
 
