@@ -29,6 +29,7 @@ _WANTED = ("view", "cart")
 _PEOPLE_AT_ONCE = 256
 _NEVER_DAYS = 10_000.0  # how long ago something is that never was
 _CALIBRATION_BINS = 10
+_UNUSUAL = 0.99
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ HEADS = (
     ),
 )
 """Every score, with its definition."""
+
+_NAMES = tuple(definition.name for definition in HEADS)
 
 
 def before(histories: Histories, moment: int) -> tuple[Histories, Tensor]:
@@ -218,7 +221,7 @@ def _logistic(features: Tensor, truth: Tensor, penalty: float) -> tuple[Tensor, 
         torch.autograd.backward(value)
         return value
 
-    optimiser.step(loss)  # type: ignore[arg-type]
+    optimiser.step(loss)
     found = parameters.detach()
     return found[:-1], float(found[-1])
 
@@ -282,13 +285,30 @@ class Heads:
         return found
 
 
+def in_words(scores: Mapping[str, Tensor]) -> dict[str, tuple[list[str], list[float]]]:
+    """Scores as a profile shows them: the likelier answer of everybody and its probability, by name.
+
+    Conversion and churn are yes or no. Risk is `unusual` where at most one in a hundred lies as far out, else `usual`,
+    with the share of people who lie nearer; it is no probability.
+    """
+    found: dict[str, tuple[list[str], list[float]]] = {}
+    for name, values in scores.items():
+        chances = values.tolist()
+        if name == "risk":
+            found[name] = (["unusual" if share >= _UNUSUAL else "usual" for share in chances], chances)
+        else:
+            words = ["yes" if chance >= 0.5 else "no" for chance in chances]
+            found[name] = (words, [max(chance, 1 - chance) for chance in chances])
+    return found
+
+
 def learn_heads(
     encoder: ProfileEncoder,
     histories: Histories,
     until: int,
     generator: torch.Generator,
     *,
-    names: Sequence[str] = tuple(head.name for head in HEADS),
+    names: Sequence[str] = _NAMES,
 ) -> Heads:
     """Learn the heads that a partner's own histories can teach.
 

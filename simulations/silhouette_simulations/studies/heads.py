@@ -111,7 +111,7 @@ def auc_difference(truth: np.ndarray, left: np.ndarray, right: np.ndarray, *, se
         seed: Of the resamples.
     """
     draw = np.random.Generator(np.random.PCG64(seed))
-    found = []
+    found: list[float] = []
     while len(found) < _RESAMPLES:
         rows = draw.integers(0, len(truth), len(truth))
         if truth[rows].all() or not truth[rows].any():

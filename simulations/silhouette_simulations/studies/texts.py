@@ -1,8 +1,8 @@
 """Do words reach the encoder? Words are planted where they tell what comes next, and read or not read.
 
-What people write (to the feedback): at every event the person writes one of 64 words, which tells the group of the
-next event's item. What items are (to the content): the public text of an item is the word of its group. Groups are
-runs of items in the catalogue's order, which nothing else shows.
+What people write (to the feedback): at every one of the last eight events the person writes one of 64 words, which
+tells the group of the next event's item. What items are (to the content): the public text of an item is the word of
+its group. Groups are runs of items in the catalogue's order, which nothing else shows.
 """
 
 from dataclasses import replace
@@ -19,6 +19,7 @@ from silhouette_simulations.studies.bench import Bench, StudyTable
 from silhouette_simulations.world import build_world
 
 GROUPS = 64
+EVENTS = 8  # of each person, the last ones: the feedback takes the mean over all texts, in which a late one must count
 COLUMNS = ("words", "people", "HR@10", "NDCG@10", "above none read")
 
 
@@ -26,7 +27,8 @@ def planted(dataset: Dataset) -> Dataset:
     """The data set as reviews with planted words, the catalogue with a word for each item's group and nothing else."""
     catalogue = dataset.catalogue
     group = {item: number * GROUPS // len(catalogue) for number, item in enumerate(catalogue.items)}
-    events = dataset.events.sort_values(["user", "timestamp"], kind="stable").reset_index(drop=True)
+    events = dataset.events.sort_values(["user", "timestamp"], kind="stable")
+    events = events.groupby("user", sort=False).tail(EVENTS).reset_index(drop=True)
     following = events.groupby("user", sort=False)["item"].shift(-1)
     words = ["" if pd.isna(item) else f"word{group[item]}" for item in following]
     events = events.assign(

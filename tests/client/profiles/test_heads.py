@@ -17,6 +17,7 @@ from silhouette_client.profiles.heads import (
     churned,
     converted,
     fit_head,
+    in_words,
     learn_heads,
     profile_vectors,
     record_features,
@@ -164,3 +165,10 @@ def test_an_odd_history_is_far_from_the_usual_whoever_else_is_odd() -> None:
         risk_features(model, only(usual, [5]))[0], risk_features(model, usual)[5], atol=1e-5
     )
     assert len(risk_features(model, histories(has_times=False))) == len(LENGTHS)
+
+
+def test_a_profile_shows_the_likelier_answer_and_what_is_unusual() -> None:
+    shown = in_words({"churn": torch.tensor([0.2, 0.75]), "risk": torch.tensor([0.5, 0.995])})
+    assert [shown[name][0] for name in ("churn", "risk")] == [["no", "yes"], ["usual", "unusual"]]
+    assert shown["churn"][1] == pytest.approx([0.8, 0.75])
+    assert shown["risk"][1] == pytest.approx([0.5, 0.995])

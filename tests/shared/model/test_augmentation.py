@@ -96,7 +96,7 @@ def test_a_persons_view_does_not_change_with_anybody_elses_record_nor_length(row
         value = getattr(others, name).clone()
         value[place : place + end - start] = getattr(own, name)[start:end]
         parts[name] = value
-    mixed = replace(others, **parts)  # type: ignore[arg-type]
+    mixed = replace(others, **parts)
     one, other = (view(made, crop=0.7, mask=0.3, reorder=0.7) for made in (own, mixed))
     length = int(one.lengths[row])
     assert length == int(other.lengths[row])
