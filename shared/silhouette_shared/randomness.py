@@ -34,6 +34,7 @@ _TORCH_STATE_BYTES = 5056
 _TORCH_WORDS_AT = 24
 # What the cipher turns into its stream; kept, because making half a megabyte of zeros costs a quarter of encrypting it.
 _ZEROS = memoryview(bytes(2**19))
+_PIECE = 2**16  # of it at a time, where the result is wanted in the cache too
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,12 @@ class SecureSource:
         Raises:
             ValueError: If there is too little room; then nothing was drawn.
         """
+        if not 0 <= count <= len(place):
+            raise ValueError(f"expected room for {count} bytes, zero or more, got {len(place)}")
         with self._own():
-            self._stream.update_into(_zeros(count), place)
+            for start in range(0, count, _PIECE):
+                end = min(count, start + _PIECE)
+                self._stream.update_into(_ZEROS[: end - start], place[start:end])
 
     @contextmanager
     def _own(self) -> Iterator[None]:

@@ -95,6 +95,7 @@ class _Scratch:
         self._bytes = words.numpy().view(np.uint8)
         self._of_radius, self._of_angle = words[:pairs], words[pairs:]
         self._radius, self._cosine, self._sine = torch.empty(3, pairs, dtype=torch.float64)
+        self._uniform = self._radius.numpy()
         self._drawn = self._cosine.view(torch.int64).numpy(), self._sine.view(torch.int64).numpy()
 
     def draw(self, std: float, secret: SecretBytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -105,8 +106,8 @@ class _Scratch:
             self._bytes[:] = np.frombuffer(secret.bytes(16 * self.pairs), dtype=np.uint8)
         radius, cosine, sine = self._radius, self._cosine, self._sine
         radius.copy_(self._of_radius).abs_().mul_(2.0**-63)  # U, in [0, 1]
-        if float(radius.min()) < _COARSE:
-            _resolve(radius.numpy(), self._of_radius.numpy(), secret)
+        if self._uniform.min() < _COARSE:
+            _resolve(self._uniform, self._of_radius.numpy(), secret)
         radius.log_().mul_(-2.0 * std * std).sqrt_()
         cosine.copy_(self._of_angle).mul_(math.pi * 2.0**-63)  # the angle, in [-pi, pi]
         torch.sin(cosine, out=sine)
