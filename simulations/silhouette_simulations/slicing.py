@@ -179,4 +179,5 @@ def _data(
         has_times=True,
         text_width=plan.model.text_width,
     )
-    return PartnerData(name, tuple(rows["user"]), known, torch.zeros(0, dtype=torch.int64))
+    nobody = torch.zeros(0, dtype=torch.int64)
+    return PartnerData(name, tuple(rows["user"]), known, targets=nobody, asked=nobody, edges=nobody.view(0, 2))

@@ -97,7 +97,9 @@ def push_until_killed(home: Path, process: subprocess.Popen[str], first: int, af
 
 @pytest.mark.slow
 def test_no_acknowledged_event_is_lost_and_none_is_there_twice_however_often_it_is_killed(node: Profiled) -> None:
-    draw, acknowledged, unanswered = random.Random(7), [], list[int]()
+    draw = random.Random(7)
+    acknowledged: list[int] = []
+    unanswered: list[int] = []
     for life in range(3):
         with served(node.home) as process:
             with ProfileClient.on_socket(node.home / SOCKET_NAME, 60) as client:

@@ -90,7 +90,7 @@ def test_a_round_trained_there_moves_the_model_as_a_round_here_does() -> None:
         release = train_privately(
             model,
             layout,
-            histories().to(device),
+            histories().to(torch.device(device)),
             Training(attribute_weight=0.7, attribute_masking=1.0),
             Privacy(learning_rate=64.0, clip_norm=0.5, grid_bits=24),
             1,
