@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -129,6 +130,8 @@ def test_an_event_is_in_the_answers_and_counted_as_a_response_and_goes_with_the_
 ) -> None:
     person = USERS[0]
     with served(node.home) as process, ProfileClient.on_socket(node.home / SOCKET_NAME, 60) as client:
+        limits = Path(f"/proc/{process.pid}/limits").read_text(encoding="ascii")
+        assert re.search(r"Max core file size +0 +0 ", limits)
         first = client.recommend(person, 1).items[0].item
         wanted = pb.Event(user=person, item=first, behaviour="purchase", timestamp=int(time.time()), value=3.5)
         answer = client.push([wanted])
