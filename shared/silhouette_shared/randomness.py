@@ -211,7 +211,7 @@ class SecureSource:
         with self._own():
             for start in range(0, count, _PIECE):
                 end = min(count, start + _PIECE)
-                self._stream.update_into(_ZEROS[: end - start], memoryview(place[start:end]))
+                self._stream.update_into(_ZEROS[: end - start], place[start:end].data)
 
     @contextmanager
     def _own(self) -> Iterator[None]:
