@@ -284,11 +284,12 @@ def _held_out(partner: PartnerData) -> PartnerData:
 
 
 def _hardly_trained(plan: Plan) -> Plan:
-    """One round that moves nothing, and statistics that are nearly all noise."""
+    """One round that moves nothing, if there are any, and statistics that are nearly all noise."""
     table = "training" if plan.privacy.mode == "none" else "privacy"
+    rounds = min(1, plan.training.rounds if plan.privacy.mode == "none" else plan.privacy.rounds)
     rates = dict.fromkeys((f"{table}.learning_rate", f"{table}.server_learning_rate"), 1e-7)
     noisy = dict.fromkeys(("statistics.popularity_share", "statistics.transition_share"), 0.001)
     return with_changes(
         plan,
-        {f"{table}.rounds": 1, f"{table}.warm_up_rounds": 0, **rates, **(noisy if plan.statistics.on else {})},
+        {f"{table}.rounds": rounds, f"{table}.warm_up_rounds": 0, **rates, **(noisy if plan.statistics.on else {})},
     )
