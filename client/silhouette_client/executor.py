@@ -20,6 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import httpx
 from flwr.app import Context, Error, Message, RecordDict
@@ -46,6 +47,7 @@ from flwr.supercore.interceptors import (
     SuperExecAuthHttpInterceptor,
 )
 from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.retry import RetryInvoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
@@ -63,6 +65,7 @@ HARMLESS = frozenset({"pyproject.toml", "LICENSE", ".info/CONTENT"})
 
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _PART_SECONDS, _PART_LONGEST_SECONDS = 0.1, 1.0  # between two questions for a part of a message
+_AGAIN_SECONDS = (0.1, 0.5)  # before a call is repeated whose connection broke
 _AWAY_SECONDS = 1.0  # between attempts at a SuperNode that does not answer
 _LONGEST_ANSWER = 3600.0  # seconds that one message may take before this process counts as hanging
 
@@ -120,10 +123,20 @@ class Executor:
         app: Answers messages; the installed one.
         memory: File in which the open task is kept, so that after a kill its message is answered with an error at once.
         heart: Told that this process lives.
+        outbox: Writes down what leaves, before it does; nothing leaves if it cannot.
     """
 
-    def __init__(self, address: str, secret: bytes, app: App, *, memory: Path, heart: Heart | None = None) -> None:
-        self._address, self._app, self._memory = address, app, memory
+    def __init__(
+        self,
+        address: str,
+        secret: bytes,
+        app: App,
+        *,
+        memory: Path,
+        heart: Heart | None = None,
+        outbox: Callable[[Message], None] = lambda reply: None,
+    ) -> None:
+        self._address, self._app, self._memory, self._outbox = address, app, memory, outbox
         self._heart = heart or Heart(None)
         self._acquirer = _client(
             address,
@@ -184,6 +197,12 @@ class Executor:
             if not reply.has_error():
                 status, details = SubStatus.COMPLETED, ""
             answered = time.monotonic()
+            try:
+                self._outbox(reply)
+            except SilhouetteError as error:
+                _LOG.error("%s answered, but it cannot be written down: %s", message.metadata.message_type, error)
+                status, details = SubStatus.FAILED, "the answer could not be written down, so it was not sent"
+                return None
             push_message(client, reply, context)
             _LOG.info(
                 "%s answered: fetched in %.2f s, worked for %.2f s, sent in %.2f s",
@@ -193,7 +212,9 @@ class Executor:
                 time.monotonic() - answered,
             )
         except (httpx.HTTPError, RuntimeError) as error:
-            _LOG.warning("a message is lost with its SuperNode (%s)", type(error).__name__)
+            _LOG.warning("a message is lost between agent and SuperNode (%s)", type(error).__name__)
+            # A SuperNode that lives waits for an answer to it, for ever, and asks for no other message.
+            answer_for_the_dead(self._address, self._memory)
         finally:
             with suppress(httpx.HTTPError):
                 push_task_output(client=client, context=context, sub_status=status, details=details)
@@ -322,9 +343,30 @@ def answer_for_the_dead(address: str, memory: Path) -> None:
         memory.unlink(missing_ok=True)
 
 
+class Again:
+    """Repeats a call whose connection broke, in the place of Flower's invoker, which ends the process at times.
+
+    A SuperNode closes a connection that was idle for 5 s, at times just as the next call is on its way. A call that
+    nobody answers is not repeated: the SuperNode is gone then, and its messages with it.
+    """
+
+    def invoke(self, call: Callable[[], httpx.Response]) -> httpx.Response:
+        """The answer, after at most three attempts."""
+        for pause in _AGAIN_SECONDS:
+            try:
+                return call()
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                time.sleep(pause)
+        return call()
+
+
 def _client(address: str, *interceptors: ProtobufClientInterceptor) -> RuntimeHttpClient:
     return RuntimeHttpClient.from_server_address(
-        server_address=address, insecure=True, root_certificates=None, interceptors=interceptors
+        server_address=address,
+        insecure=True,
+        root_certificates=None,
+        interceptors=interceptors,
+        retry_invoker=cast(RetryInvoker, Again()),
     )
 
 

@@ -208,11 +208,10 @@ class SecureSource:
         """
         if not 0 <= count <= len(place):
             raise ValueError(f"expected room for {count} bytes, zero or more, got {len(place)}")
-        room = place.data
         with self._own():
             for start in range(0, count, _PIECE):
                 end = min(count, start + _PIECE)
-                self._stream.update_into(_ZEROS[: end - start], room[start:end])
+                self._stream.update_into(_ZEROS[: end - start], place[start:end].data)
 
     @contextmanager
     def _own(self) -> Iterator[None]:

@@ -159,3 +159,18 @@ def test_the_noun_is_imported_without_anything_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_price_says_what_a_run_moves_and_how_long_it_takes(file: Path) -> None:
+    done = run("price", file, "--parameters", 1_000_000, "--round-seconds", 15, "--format", "json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["effort"] == {
+        "rounds": 10,
+        "bytes_a_round": 4_000_000,
+        "bytes": 40_000_000,
+        "seconds": 150.0,
+    }
+    text = run("price", file, "--parameters", 1_000_000, "--round-seconds", 15).output
+    assert "4.00 MB up and as many down at a partner in a round, 40.0 MB each way" in text
+    assert "10 rounds, 2.5 minutes" in text
+    assert "--parameters D gives the bytes" in run("price", file).output

@@ -111,6 +111,7 @@ def test_what_float32_adds_up_wrongly_is_said_with_the_epsilon_that_it_would_cos
     price = price_plan(PLAN, people=PEOPLE, size=SIZE)
     cap = price.mechanism.batch_cap
     assert cap is not None
+    assert price.float32_summing is not None
     assert price.float32_summing == pytest.approx(2 * cap * (cap + 2) * 2.0**-24, rel=1e-3)
     assert price.float32_summing is not None
     assert price.with_summing is not None
