@@ -155,7 +155,7 @@ def _slice(
         if len(answered):
             data = _data(plan, dataset, shell.catalogue, known, answered, name)
             targets = torch.tensor([shell.catalogue.index[item] for item in new.loc[list(data.users)]])
-            asked.append(replace(data, targets=targets))
+            asked.append(replace(data, targets=targets, asked=torch.arange(len(data))))
     if not asked:
         raise UsageError(f"expected people with something new after slice {number}, got none; take fewer slices")
     return Slice(number, until, replace(shell, partners=tuple(partners), events=len(known)), tuple(asked))
