@@ -26,6 +26,12 @@ _REFUSED = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
+_NOT_NOW = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,  # by a service at which more than a thousand new streams wait
+}
+
 
 class ProfileClient:
     """Asks one profile service; thread-safe. Every call has a deadline and raises this project's errors.
@@ -136,6 +142,6 @@ def _explained(error: grpc.RpcError) -> SilhouetteError:
         return RefusedError(details)
     if code is grpc.StatusCode.DATA_LOSS:
         return IntegrityError(details)
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+    if code in _NOT_NOW:
         return UnavailableError(f"expected an answer of the profile service, got {code.name}: {details}; try again")
     return SilhouetteError(f"expected an answer of the profile service, got {code.name}: {details}")

@@ -51,6 +51,7 @@ MOST_BYTES = 1 << 20
 _LOG = logging.getLogger(__name__)
 _THREADS = 4  # for what takes long
 _AT_WORK = 64  # requests in these threads or in line for them; more are refused
+_MOST_OPEN = 16_384  # streams; more are refused, so that memory stays bounded
 _OPTIONS = (
     ("grpc.max_receive_message_length", MOST_BYTES),
     ("grpc.max_metadata_size", 16 << 10),
@@ -64,7 +65,6 @@ _OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
     ("grpc.so_reuseport", 0),  # a second service on the port is an error
 )
-_MOST_OPEN = 16_384  # streams; more are refused, so that memory stays bounded
 _STOP_SECONDS = 5.0
 _SWITCH_SECONDS = 0.001
 
@@ -389,6 +389,10 @@ async def _start(
 async def _stop(running: _Running) -> None:
     await running.checker.enter_graceful_shutdown()
     await running.server.stop(_STOP_SECONDS)
+    left = asyncio.all_tasks() - {asyncio.current_task()}  # of streams that were open and said nothing
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 def _reflect(server: grpc.aio.Server) -> None:
