@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,16 +45,24 @@ class Deployment:
         dealt: As `silhouette sim deal` wrote it: a catalogue, and tables by partner.
         people: What each partner declares.
         policy: Of every node.
+        enrolled: Homes that are ready to be started; None enrols, writes the policy and brings the people.
+        hosts: Names of the gate, the first of which nodes connect to.
+        within: Begins the command of a supervisor, by whose it is.
     """
 
     folder: Path
     dealt: Path
     people: dict[str, int]
     policy: Policy = PERMISSIVE
+    enrolled: Homes | None = None
+    hosts: Sequence[str] = ("localhost",)
+    within: Callable[[str], list[str]] = lambda who: []  # what a supervisor's command is started by
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.homes: Homes = enrol(self.folder, self.people)
+        self.homes: Homes = self.enrolled or enrol(self.folder, self.people, self.hosts)
+        if self.enrolled is not None:
+            return
         for name in self.people:
             node = self.homes.node(name)
             shutil.copytree(self.dealt / name / "people", node.folder / "people")
@@ -71,7 +79,7 @@ class Deployment:
         code = "import sys; from silhouette_shared.cli import main; sys.exit(main(sys.argv[1:]))"
         with (self.folder / f"{who}.log").open("ab") as log:
             self.processes[who] = subprocess.Popen(
-                [sys.executable, "-c", code, role, "start", "--home", str(self.home(who))],
+                [*self.within(who), sys.executable, "-c", code, role, "start", "--home", str(self.home(who))],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -93,9 +101,10 @@ class Deployment:
             raise
 
     def close(self) -> None:
+        for process in self.processes.values():  # all at once: each takes its time
+            process.terminate()
         for who in list(self.processes):
             process = self.processes.pop(who)
-            process.terminate()
             try:
                 process.wait(60)
             except subprocess.TimeoutExpired:
@@ -133,13 +142,14 @@ class Deployment:
 
     # Runs
 
-    def submit(self, plan: Path) -> str:
+    def submit(self, plan: Path, *options: str) -> str:
         done = silhouette(
             "run",
             "submit",
             plan,
             "--catalogue",
             self.dealt / "catalogue.safetensors",
+            *options,
             "--format",
             "json",
             home=self.homes.coordinator,

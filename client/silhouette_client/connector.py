@@ -7,8 +7,11 @@ certificate to the gate and moves bytes between the two. Nothing is read or kept
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from silhouette_shared.supervision import Heart
@@ -19,6 +22,10 @@ _CHUNK = 2**18
 _CONNECT_SECONDS = 10.0
 _TRY_SECONDS = 15.0  # as long as the gate is away a SuperNode waits here, rather than failing
 _PAUSE_SECONDS = 0.5
+_CLOCK_SECONDS = 600.0  # between two looks at the gate's clock
+_CLOCKS_DIFFER = timedelta(minutes=4)  # the SuperLink turns a signature down that is 5 minutes off
+
+_ASK_TIME = b"HEAD / HTTP/1.1\r\nhost: gate\r\nconnection: close\r\n\r\n"
 
 # 503 makes a SuperNode try again. A broken TLS session would make it end.
 _AWAY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -51,10 +58,13 @@ class Connector:
         gateway: Where to.
         certificate: Shown to the SuperNode.
         key: Of that certificate.
+        clock: For tests: the time in UTC.
     """
 
-    def __init__(self, gateway: Gateway, certificate: Path, key: Path) -> None:
-        self._gateway = gateway
+    def __init__(
+        self, gateway: Gateway, certificate: Path, key: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._gateway, self._clock = gateway, clock
         self._context = gateway.context()
         self._inner = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._inner.load_cert_chain(certificate, key)
@@ -63,11 +73,41 @@ class Connector:
     async def serve(self, host: str, port: int, heart: Heart | None = None) -> None:
         """Listen until cancelled."""
         server = await asyncio.start_server(self._connection, host, port, ssl=self._inner, limit=_CHUNK)
-        async with server:
+        async with server, asyncio.TaskGroup() as beside:
             _LOG.info("the connector listens on %s:%d, for %s:%d", host, port, self._gateway.host, self._gateway.port)
+            beside.create_task(self._watch_clock())
             while True:
                 (heart or Heart(None)).beat()
                 await asyncio.sleep(1.0)
+
+    async def _watch_clock(self) -> None:
+        """Say so if this machine's clock is not the gate's: the SuperNode is turned away then, and cannot say why."""
+        while True:
+            ahead = await self._ahead()
+            if ahead is not None and abs(ahead) > _CLOCKS_DIFFER:
+                _LOG.error(
+                    "this machine's clock is %d minutes %s the coordinator's, and its SuperNode is turned away until "
+                    "they agree to 5 minutes; set the clock of the one that is wrong",
+                    abs(ahead) // timedelta(minutes=1),
+                    "ahead of" if ahead > timedelta(0) else "behind",
+                )
+            await asyncio.sleep(_CLOCK_SECONDS)
+
+    async def _ahead(self) -> timedelta | None:
+        """How far this machine's clock is ahead of the gate's; None if the gate does not say."""
+        far = await self._reach()
+        if far is None:
+            return None
+        reader, writer = far
+        try:
+            writer.write(_ASK_TIME)
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                head = await reader.readuntil(b"\r\n\r\n")
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            return None
+        finally:
+            writer.close()
+        return _clock_of(head, self._clock())
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -131,6 +171,16 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while data := await reader.read(_CHUNK):
             writer.write(data)
             await writer.drain()
+
+
+def _clock_of(head: bytes, now: datetime) -> timedelta | None:
+    """How far `now` is ahead of the date in the head of an HTTP answer; None if it has none."""
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"date":
+            with suppress(ValueError):
+                return now - parsedate_to_datetime(value.decode("latin-1").strip())
+    return None
 
 
 def _explain(error: BaseException) -> str:

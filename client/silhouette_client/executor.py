@@ -20,6 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import httpx
 from flwr.app import Context, Error, Message, RecordDict
@@ -46,6 +47,7 @@ from flwr.supercore.interceptors import (
     SuperExecAuthHttpInterceptor,
 )
 from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.retry import RetryInvoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
@@ -63,6 +65,7 @@ HARMLESS = frozenset({"pyproject.toml", "LICENSE", ".info/CONTENT"})
 
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _PART_SECONDS, _PART_LONGEST_SECONDS = 0.1, 1.0  # between two questions for a part of a message
+_AGAIN_SECONDS = (0.1, 0.5)  # before a call is repeated whose connection broke
 _AWAY_SECONDS = 1.0  # between attempts at a SuperNode that does not answer
 _LONGEST_ANSWER = 3600.0  # seconds that one message may take before this process counts as hanging
 
@@ -209,7 +212,9 @@ class Executor:
                 time.monotonic() - answered,
             )
         except (httpx.HTTPError, RuntimeError) as error:
-            _LOG.warning("a message is lost with its SuperNode (%s)", type(error).__name__)
+            _LOG.warning("a message is lost between agent and SuperNode (%s)", type(error).__name__)
+            # A SuperNode that lives waits for an answer to it, for ever, and asks for no other message.
+            answer_for_the_dead(self._address, self._memory)
         finally:
             with suppress(httpx.HTTPError):
                 push_task_output(client=client, context=context, sub_status=status, details=details)
@@ -338,9 +343,30 @@ def answer_for_the_dead(address: str, memory: Path) -> None:
         memory.unlink(missing_ok=True)
 
 
+class Again:
+    """Repeats a call whose connection broke, in the place of Flower's invoker, which ends the process at times.
+
+    A SuperNode closes a connection that was idle for 5 s, at times just as the next call is on its way. A call that
+    nobody answers is not repeated: the SuperNode is gone then, and its messages with it.
+    """
+
+    def invoke(self, call: Callable[[], httpx.Response]) -> httpx.Response:
+        """The answer, after at most three attempts."""
+        for pause in _AGAIN_SECONDS:
+            try:
+                return call()
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                time.sleep(pause)
+        return call()
+
+
 def _client(address: str, *interceptors: ProtobufClientInterceptor) -> RuntimeHttpClient:
     return RuntimeHttpClient.from_server_address(
-        server_address=address, insecure=True, root_certificates=None, interceptors=interceptors
+        server_address=address,
+        insecure=True,
+        root_certificates=None,
+        interceptors=interceptors,
+        retry_invoker=cast(RetryInvoker, Again()),
     )
 
 

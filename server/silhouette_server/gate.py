@@ -11,16 +11,19 @@ connected, up to a minute after a kill; the stock one would end and be started a
 
 import asyncio
 import logging
+import math
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 
 import h11
 import httpx
 
-from silhouette_server.gate_rules import ACTIVATE, PULL, Holder, check_request, passed_on
+from silhouette_server.gate_rules import ACTIVATE, HEARTBEAT, PULL, Holder, check_request, passed_on
 from silhouette_shared.supervision import Heart
 
 _LOG = logging.getLogger(__name__)
@@ -42,10 +45,11 @@ class GateLimits:
     body_seconds: float = 60.0
     answer_seconds: float = 60.0
     start_seconds: float = 10.0  # that a request waits for a SuperLink that is being started, or lets nobody in yet
-    lease_seconds: float = 90.0  # longer than the SuperLink counts a node that was killed as connected
+    overlap_seconds: float = 5.0  # after which no call of a SuperNode that was killed is still on its way
     hold_seconds: float = 15.0  # a SuperNode waits 30 for an answer
-    ask_seconds: float = 0.1  # between two questions for a held one, at first
-    ask_longest_seconds: float = 1.0
+    ask_seconds: float = 0.2  # between two questions for a held one
+    ask_idle_seconds: float = 1.0  # the same where nothing else was asked for long
+    busy_seconds: float = 30.0  # after which that is long
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class Gate:
         self._files, self._superlink = files, superlink
         self._count = _Count()
         self._turned_away: dict[str, float] = {}  # since when, by partner
+        self._heard: dict[str, float] = {}  # when it last made a call that takes being let in, by partner
+        self._worked: dict[int, float] = {}  # when it last came or had a message, by certificate
 
     async def serve(self, host: str, port: int, heart: Heart | None = None) -> None:
         """Listen until cancelled."""
@@ -90,7 +96,8 @@ class Gate:
             timeout=self.limits.answer_seconds,
             trust_env=False,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # what one partner is told, no other says
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            # The SuperLink closes a connection that was idle for 5 s, maybe just as the next call is on its way.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=2.0),
         ) as upstream:
 
             async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -133,22 +140,37 @@ class Gate:
                 del count.by_serial[serial]
             writer.close()
 
+    def heard(self, serial: int, name: str, path: str) -> None:
+        """A call of a SuperNode."""
+        if path != ACTIVATE:  # only one that was let in makes it
+            self._heard[name] = _now()
+        if path not in (PULL, HEARTBEAT):
+            self._worked[serial] = _now()
+
+    def is_busy(self, serial: int) -> bool:
+        """Whether the SuperNode with this certificate had a message, or came, a short while ago."""
+        return _now() - self._worked.get(serial, -math.inf) < self.limits.busy_seconds
+
     def turned_away(self, name: str, away: bool) -> None:
-        """Notice a SuperNode that is not let in for longer than one that was killed would count as connected."""
-        now = asyncio.get_running_loop().time()
+        """Notice a SuperNode that asks to be let in while another one with the same key is at work.
+
+        One that was started again after a kill waits, too, as long as the SuperLink counts the one before it as
+        connected, or where it does not know its key yet; but then nobody else calls in its name.
+        """
+        now = _now()
         if not away:
             self._turned_away.pop(name, None)
             return
         since = self._turned_away.setdefault(name, now)
         if since == now:
             _LOG.warning("%s asks to be let in, and the SuperLink counts it as connected or does not know it yet", name)
-        elif now - since > self.limits.lease_seconds:
+        elif self._heard.get(name, since) - since > self.limits.overlap_seconds:
             _LOG.error(
                 "a second SuperNode with the key of %s asks to be let in while the first one lives: its key was "
                 "copied, or two nodes of it run; ask the partner, and revoke it if it cannot say",
                 name,
             )
-            self._turned_away[name] = now - 1.0  # said again after as long
+            self._turned_away[name] = now - 1e-3  # said again after as long
 
 
 def tls_context(files: GateFiles) -> ssl.SSLContext:
@@ -222,6 +244,9 @@ class _Conversation:
         headers = {name.decode("ascii").lower(): value.decode("latin-1") for name, value in request.headers}
         path = request.target.decode("ascii", errors="replace")
         holder = self._holders(self._serial)
+        if holder is not None and (request.method, path) == (b"HEAD", "/"):  # what time it is here
+            await self._send(204, {}, b"")
+            return
         refusal = check_request(holder, request.method.decode("ascii"), path, headers)
         if refusal is not None:
             name = holder.name if holder else f"certificate {self._serial:x}"
@@ -229,6 +254,8 @@ class _Conversation:
             await self._send(refusal.status, {}, refusal.reason.encode(), close=True)
             return
         body = await self._body()
+        if holder is not None:
+            self._gate.heard(self._serial, holder.name, path)
         try:
             status, answered, content = await self._forward(path, passed_on(headers), body)
         except httpx.HTTPError as error:
@@ -276,10 +303,9 @@ class _Conversation:
     async def _hold(self, answer: httpx.Response, path: str, headers: dict[str, str], body: bytes) -> httpx.Response:
         """Ask for messages until there is one or it has taken long."""
         until = _now() + self._limits.hold_seconds
-        pause = self._limits.ask_seconds
+        pause = self._limits.ask_seconds if self._gate.is_busy(self._serial) else self._limits.ask_idle_seconds
         while answer.status_code == 200 and not answer.content and _now() + pause < until:
             await asyncio.sleep(pause)
-            pause = min(self._limits.ask_longest_seconds, pause * 1.1)
             # A message that is fetched for somebody who is gone, or revoked meanwhile, would be lost.
             holder = self._holders(self._serial)
             if self._is_gone() or holder is None or not holder.active:
@@ -308,7 +334,9 @@ class _Conversation:
         return self._reader.at_eof() or broken or self._writer.transport.is_closing()
 
     async def _send(self, status: int, headers: dict[str, str], content: bytes, *, close: bool = False) -> None:
-        fields = [*headers.items(), ("content-length", str(len(content)))]
+        # The date is for connectors: with another clock than the SuperLink's a SuperNode cannot sign.
+        date = format_datetime(datetime.now(UTC), usegmt=True)
+        fields = [*headers.items(), ("content-length", str(len(content))), ("date", date)]
         if close:
             fields.append(("connection", "close"))
         out = self._http.send(h11.Response(status_code=status, headers=fields))

@@ -28,6 +28,8 @@ PULL = FLEET + "pull-messages"
 
 ACTIVATE = FLEET + "activate-node"
 
+HEARTBEAT = FLEET + "send-node-heartbeat"
+
 KEY_HEADER = "flwr-public-key"
 
 PASSED_ON = frozenset({"content-type", "accept", "user-agent"})

@@ -39,6 +39,7 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
+from flwr.supercore.retry import RetryInvoker
 from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
@@ -49,7 +50,7 @@ from silhouette_shared.errors import UnavailableError
 FLOWER_VERSION = "1.41.0"
 """The version whose insides this file knows."""
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 
 
 class LineLostError(UnavailableError):
@@ -171,6 +172,7 @@ class Superlink:
                 raise UnavailableError("expected the SuperLink to hand out a line to the nodes, it did not; restart it")
             time.sleep(POLL_SECONDS)
         grid = PollingGrid(self._door.address, False, self._certificate, token=token)
+        give_up_unauthorized(grid._retry_invoker)  # noqa: SLF001 - as above
         given = grid._runtime_client.PullTaskInput(PullTaskInputRequest())  # noqa: SLF001 - as above
         TaskIdentity.task_id = given.task_id
         TaskIdentity.run_id = given.run.run_id
@@ -180,7 +182,7 @@ class Superlink:
 
 
 class PollingGrid(HttpGrid):
-    """Flower's grid, which asks for answers every tenth of a second instead of every three, and says whose errors are.
+    """Flower's grid, which asks for answers every fifth of a second instead of every three, and says whose errors are.
 
     The nodes whose answers are missing when the time is up are simply missing.
     """
@@ -218,6 +220,22 @@ class PollingGrid(HttpGrid):
                     self.on_wait()
                     time.sleep(POLL_SECONDS)
         return answers
+
+
+def give_up_unauthorized(invoker: RetryInvoker) -> None:
+    """Make a 401 the end of a line and not of this process.
+
+    The SuperLink answers so when it was away for longer than a line's minute. Flower's own invoker then interrupts the
+    process that asks, which would have to be started again, where a new line is all that is needed.
+    """
+    given = invoker.should_giveup
+
+    def should_give_up(error: Exception) -> bool:
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.UNAUTHORIZED:
+            return True
+        return given is not None and given(error)
+
+    invoker.should_giveup = should_give_up
 
 
 def bundle() -> bytes:

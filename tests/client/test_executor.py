@@ -9,8 +9,10 @@ import io
 import threading
 import zipfile
 from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.common.constant import ErrorCode, SubStatus
@@ -180,6 +182,73 @@ def test_a_message_whose_run_has_ended_is_given_up_for_the_next_one(
         ("alive", str(SubStatus.COMPLETED)),
         ("alive", "closed"),
     ]
+    assert not (tmp_path / "task.json").exists()
+
+
+class Closing(BaseHTTPRequestHandler):
+    """A server that closes the first connections without an answer, as one does that was idle for long."""
+
+    breaks, asked = 1, 0
+
+    def do_POST(self) -> None:
+        type(self).asked += 1
+        self.rfile.read(int(self.headers["content-length"]))
+        if type(self).asked <= self.breaks:
+            self.close_connection = True
+            return
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize(("breaks", "answered"), [(1, True), (2, True), (3, False)])
+def test_a_call_whose_connection_broke_is_repeated_twice(breaks: int, answered: bool) -> None:
+    server = HTTPServer(("127.0.0.1", 0), type("Breaking", (Closing,), {"breaks": breaks, "asked": 0}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    client = executor._client(f"127.0.0.1:{server.server_port}")
+    try:
+        if answered:
+            assert not client.AcquireTask(AcquireTaskRequest()).HasField("task")
+        else:
+            with pytest.raises(httpx.RemoteProtocolError):
+                client.AcquireTask(AcquireTaskRequest())
+    finally:
+        client.close()
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_message_that_was_lost_on_the_way_is_answered_with_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Or the SuperNode, which lives, would wait for an answer for ever."""
+    told: list[str] = []
+
+    class Client:
+        def __init__(self, address: str, token: str) -> None:
+            self.token = token
+
+        def close(self) -> None:
+            told.append("closed")
+
+    def pull(client: Client) -> tuple[Message, Context, Fab]:
+        raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+
+    def answer(address: str, memory: Path) -> None:
+        told.append(f"answered for {executor._remembered(memory)}")
+
+    monkeypatch.setattr(executor, "_task_client", Client)
+    monkeypatch.setattr(executor, "pull_input", pull)
+    monkeypatch.setattr(executor, "_beat_of", lambda client: lambda: True)
+    monkeypatch.setattr(executor, "answer_for_the_dead", answer)
+    monkeypatch.setattr(executor, "push_task_output", lambda client, context, sub_status, details: None)
+    made = executor.Executor("127.0.0.1:1", b"secret", lambda message, context: message, memory=tmp_path / "task.json")
+    monkeypatch.setattr(made, "_acquire", lambda: None)
+    assert made._work("token") is None
+    assert told == ["answered for token", "closed"]
     assert not (tmp_path / "task.json").exists()
 
 

@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -101,49 +102,82 @@ def kill_each(deployment: Deployment, run: str) -> None:
 
 
 def costs(deployment: Deployment, run: str) -> None:
-    """Median seconds and bytes of a steady round, by step, and what of it the partners worked."""
+    """Median seconds and bytes of a steady round, by step, and where in a partner's node they went."""
     checkpoint = read_checkpoint(deployment.work("coordinator") / "runs" / run / "checkpoint.safetensors")
     if checkpoint is None:
         return
     history: list[dict[str, Any]] = [dict(record) for record in checkpoint.history]
     steady = [record for record in history if len(record["steps"]) == 3]
-    parts = worked(deployment)
     if not steady:
         return
+    parts, partners = stretches(deployment), len(deployment.people)
     whole = statistics.median(float(record["seconds"]) for record in steady)
-    say(f"steady round, median of {len(steady)}: {whole:.1f} s")
+    say(f"steady round, median of {len(steady)}: {whole:.2f} s; the rest of a step is at the coordinator and the gate")
+    say(f"{'':>10}{'seconds':>8}  {'  '.join(STRETCHES)}  the rest   MB down, up a partner")
     total = 0.0
     for index in range(3):
         steps = [record["steps"][index] for record in steady]
         seconds, sent, received = (
             statistics.median(float(step[what]) for step in steps) for what in ("seconds", "sent", "received")
         )
-        name, partners = str(steps[0]["step"]), len(deployment.people)
+        name = str(steps[0]["step"])
         total += seconds
         own = parts[name]
+        columns = "  ".join(f"{own[stretch]:>{len(stretch)}.2f}" for stretch in STRETCHES)
         say(
-            f"  {name:<8}{seconds:>6.2f} s   a partner: {sent / partners / 1e6:.2f} MB down, "
-            f"{received / partners / 1e6:.2f} MB up;  in the agent: fetching {own[0]:.2f}, working {own[1]:.2f}, "
-            f"handing over {own[2]:.2f} s; the rest is the way there and back, and polling"
+            f"{name:>10}{seconds:>8.2f}  {columns}  {seconds - sum(own.values()):>8.2f}   "
+            f"{sent / partners / 1e6:.2f}, {received / partners / 1e6:.2f}"
         )
-    say(f"  {'the rest':<8}{whole - total:>6.2f} s   the sum, the model, checkpoint and registry")
+    say(f"{'between':>10}{whole - total:>8.2f}  the sum, the model, checkpoint and registry")
 
 
-def worked(deployment: Deployment) -> dict[str, tuple[float, float, float]]:
-    """Median seconds of fetching, working and handing over in an agent, by step."""
-    found: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+STRETCHES = ("down", "to the agent", "agent", "half-second loop", "up")
+"""Down: from the head of a message to its last part at the SuperNode. To the agent: its next question, at most 0.2 s,
+and its fetching. Half-second loop: until the SuperNode, which looks every 0.5 s, finds the answer. Up: it is sent."""
+
+_LINES = (
+    re.compile(r"Receiving: train\.(\w+) message"),
+    re.compile(r"Received successfully"),
+    re.compile(r"Sending: train\.(\w+) message"),
+    re.compile(r"Sent successfully"),
+)
+
+
+def stretches(deployment: Deployment) -> dict[str, dict[str, float]]:
+    """Seconds by step of the node that was last, median over the messages: where they went."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for who in deployment.people:
-        for line in deployment.logged(who, "agent"):
-            if match := _ANSWERED.search(str(line["message"])):
-                found[match[1]].append(tuple(float(match[part]) for part in (2, 3, 4)))
-    return {
-        step: (
-            statistics.median(one[0] for one in all_of),
-            statistics.median(one[1] for one in all_of),
-            statistics.median(one[2] for one in all_of),
-        )
-        for step, all_of in found.items()
-    }
+        answered = [
+            (when(line), match[1], float(match[3]), float(match[4]))
+            for line in deployment.logged(who, "agent")
+            if (match := _ANSWERED.search(str(line["message"])))
+        ]
+        open_message: list[float] = []
+        for line in deployment.logged(who, "supernode"):
+            text = str(line["message"])
+            stage = next((number for number, pattern in enumerate(_LINES) if pattern.search(text)), None)
+            if stage is None or (stage and stage != len(open_message)):
+                continue
+            open_message = [when(line)] if stage == 0 else [*open_message, when(line)]
+            if stage != 3:
+                continue
+            begins, there, sending, sent = open_message
+            done = next((one for one in answered if begins < one[0] < sent), None)
+            if done is None:
+                continue
+            ended, step, worked, handed = done
+            own = found[step]
+            own["down"].append(there - begins)
+            own["agent"].append(worked)
+            own["to the agent"].append(max(0.0, ended - handed - worked - there))
+            own["half-second loop"].append(max(0.0, sending - ended + handed))
+            own["up"].append(sent - sending)
+    return {step: {stretch: statistics.median(own[stretch]) for stretch in STRETCHES} for step, own in found.items()}
+
+
+def when(line: dict[str, Any]) -> float:
+    """Seconds of the wall clock at which a line was logged."""
+    return datetime.fromisoformat(str(line["time"])).timestamp()
 
 
 def same(home: Path, plan: Path, out: Path, deployment: Deployment, run: str, number: int) -> bool:

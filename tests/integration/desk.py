@@ -129,7 +129,9 @@ class Desk:
 
     def start(self, *arguments: object, script: str = "") -> subprocess.Popen[str]:
         """Begin a command; `script` is Python that runs in its process before it."""
-        code = f"{script}\nimport sys\nfrom silhouette_shared.cli import main\nsys.exit(main(sys.argv[1:]))"
+        # A shell starts what it runs in the background with interrupts ignored, and that is inherited.
+        heard = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
+        code = f"{heard}\n{script}\nimport sys\nfrom silhouette_shared.cli import main\nsys.exit(main(sys.argv[1:]))"
         return subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)],
             stdout=subprocess.PIPE,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import ssl
-import time
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,9 @@ import torch
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.control_pb2 import ListRunsRequest, ListRunsResponse
-from tests.deployment import Deployment, silhouette, wait_for
+from tests.deployment import Deployment, silhouette
+from tests.integration import kills
+from tests.integration.consortium_by_hand import photograph
 from tests.integration.desk import PLAN
 
 from silhouette_client.outbox import OUTBOX_NAME, read_outbox
@@ -32,6 +34,8 @@ from silhouette_simulations.world import build_world
 pytestmark = pytest.mark.slow
 
 ROUNDS = 3
+
+PARTNERS = ("partner-0", "partner-1", "partner-2")
 
 
 def plan_text(rounds: int, name: str = "tiny") -> str:
@@ -108,6 +112,9 @@ def test_a_run_ends_with_the_simulations_model(stage: Stage, tmp_path: Path) -> 
     torch.testing.assert_close(model, simulated(stage, plan, tmp_path), rtol=0.0, atol=1e-6)
     done = silhouette("run", "show", run, "--format", "json", home=stage.deployment.homes.coordinator)
     assert json.loads(done.stdout)["committed"] == ROUNDS
+    kept = Path(os.environ.get("SILHOUETTE_TEST_SCREENSHOTS", tmp_path))  # CI keeps `deployment.png`
+    picture = photograph(stage.deployment, [run], kept)
+    assert picture is None or picture.stat().st_size > 60_000  # far more than an empty page takes
     for name in stage.deployment.people:
         sent = [one for one in read_outbox(stage.deployment.homes.node(name).folder / OUTBOX_NAME) if one.run == run]
         masked = [one for one in sent if one.purpose == "training" and one.step == "mask"]
@@ -158,34 +165,14 @@ def _signed(key: ec.EllipticCurvePrivateKey, public: bytes) -> dict[str, str]:
     }
 
 
-def test_killed_one_after_the_other_every_process_comes_back_and_the_run_ends_by_itself(stage: Stage) -> None:
-    """In a round of its own each. `deployment_by_hand --kill` does it with all six, the SuperNode's minute included."""
-    deployment = stage.deployment
-    victims = [
-        ("coordinator", "superlink"),
-        ("partner-0", "agent"),
-        ("coordinator", "gate"),
-        ("coordinator", "serverapp"),
-    ]
-    rounds = 8
-    run = deployment.submit(stage.plan(rounds, "killed"))
-    killed: dict[str, int] = {}
-    for who, service in victims:
-        wait_for(lambda: bool(deployment.run(run).unfinished), 240, "no round begins")
-        time.sleep(1.0)
-        number = deployment.run(run).last_begun
-        killed[service] = deployment.kill(who, service)
-        wait_for(
-            lambda who=who, service=service: deployment.pid(who, service) not in (None, killed[service]),  # type: ignore[misc]
-            120,
-            f"{service} is not started again",
-        )
-        wait_for(lambda number=number: deployment.run(run).last_begun > number, 240, "it does not go on")  # type: ignore[misc]
-    found = deployment.await_run(run, ("completed", "stopped"), 600)
-    assert found.state.value == "completed", found.reason
-    assert sorted(found.rounds) == list(range(1, rounds + 1))
-    assert {one.state.value for one in found.rounds.values()} <= {"committed", "void"}
-    assert all(one.reason for one in found.void)
-    assert len(found.committed) >= rounds - len(victims) - 2
-    with deployment.registry() as registry:
-        assert registry.verify() == ()
+@pytest.mark.parametrize("case", kills.sample(20, 12, PARTNERS), ids=lambda case: case.name)
+def test_killed_in_any_phase_a_run_ends_by_itself_with_every_round_accounted_for(
+    stage: Stage, tmp_path: Path, case: kills.Case
+) -> None:
+    """Every round is committed once or void with its reason, none is charged twice, no charge is missing, and registry
+    and ledgers verify. `kills.jsonl` has every process in every phase.
+    """
+    plan = tmp_path / "kills.toml"
+    plan.write_text(kills.plan_text())
+    played = kills.Stage(stage.deployment, plan).play(case)
+    assert not played["faults"], played

@@ -10,7 +10,8 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,11 @@ LIMITS = GateLimits(
     idle_seconds=2.0,
     body_seconds=0.5,
     hold_seconds=0.6,
+    ask_seconds=0.1,
+    ask_idle_seconds=0.2,
+    busy_seconds=5.0,
     start_seconds=0.6,
-    lease_seconds=1.0,
+    overlap_seconds=0.3,
 )
 PULL = "/v1/fleet/pull-messages"
 
@@ -189,7 +193,7 @@ def test_a_call_of_an_enrolled_supernode_goes_through_with_its_body_and_flowers_
         "POST", "/v1/fleet/get-run", b"", {**house.headers("north"), "cookie": "c", "x-forwarded-for": "1"}
     )
     answer = connection.getresponse()
-    assert {name.lower() for name in answer.headers} == {"content-length", "flwr-told"}
+    assert {name.lower() for name in answer.headers} == {"content-length", "date", "flwr-told"}
     answer.read()
     connection.close()
     assert not {"cookie", "x-forwarded-for"} & set(house.behind.asked[1][2])
@@ -292,6 +296,16 @@ def test_a_question_for_messages_is_held_until_there_is_one(house: House) -> Non
     assert len(house.behind.asked) == 3
 
 
+def test_a_supernode_at_work_is_asked_for_more_often_than_an_idle_one(house: House) -> None:
+    house.behind.answer = lambda path: (200, b"")
+    house.call("north", PULL)
+    idle = len(house.behind.asked)
+    house.call("north", "/v1/fleet/push-messages")
+    house.call("north", PULL)
+    assert idle <= 3  # at once, and every fifth of a second while it is held
+    assert len(house.behind.asked) - 1 - idle > idle
+
+
 def test_a_held_question_is_answered_when_its_time_is_up(house: House) -> None:
     house.behind.answer = lambda path: (200, b"")
     assert house.call("north", PULL) == (200, b"")
@@ -320,13 +334,31 @@ def test_a_supernode_waits_while_the_one_before_it_counts_as_connected(house: Ho
     assert house.call("north", "/v1/fleet/activate-node") == (200, b"in")
 
 
-def test_a_second_supernode_with_a_copied_key_is_kept_out_and_noticed(
+NOTICED = "a second SuperNode with the key of south asks to be let in while the first one lives"
+
+
+def test_a_second_supernode_with_a_copied_key_is_kept_out_and_noticed_while_the_first_one_lives(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
-    house.behind.answer = lambda path: (412, b"")
-    for _ in range(4):
-        assert house.call("south", "/v1/fleet/activate-node")[0] == 503  # it asks again
-    assert "a second SuperNode with the key of south asks to be let in while the first one lives" in caplog.text
+    house.behind.answer = lambda path: (412, b"") if path.endswith("activate-node") else (200, b"")
+    assert house.call("south", "/v1/fleet/activate-node")[0] == 503  # it asks again
+    assert NOTICED not in caplog.text
+    assert house.call("south", "/v1/fleet/send-node-heartbeat")[0] == 200  # the first one
+    assert house.call("south", "/v1/fleet/activate-node")[0] == 503
+    assert NOTICED in caplog.text
+
+
+def test_a_supernode_that_nobody_else_speaks_for_waits_without_an_alarm(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a kill, or before the SuperLink knows the roster, however long that takes."""
+    house.behind.answer = lambda path: (412, b"") if path.endswith("activate-node") else (200, b"")
+    assert house.call("south", "/v1/fleet/send-node-heartbeat")[0] == 200  # of the one that is killed now
+    for _ in range(3):
+        assert house.call("south", "/v1/fleet/activate-node")[0] == 503
+    assert house.call("north", "/v1/fleet/send-node-heartbeat")[0] == 200  # somebody else
+    assert house.call("south", "/v1/fleet/activate-node")[0] == 503
+    assert "while the first one lives" not in caplog.text
 
 
 def test_a_superlink_that_is_away_is_a_503_which_makes_a_supernode_try_again(homes: Homes) -> None:
@@ -364,6 +396,34 @@ def test_the_connector_brings_a_supernodes_call_to_the_gate_and_says_503_while_t
         connection.close()
         stop()
     assert [len(body) for *_, body in house.behind.asked] == [100_000]
+
+
+@pytest.mark.parametrize(
+    ("off", "said"),
+    [(3600, "60 minutes ahead of the coordinator's"), (-3660, "60 minutes behind the coordinator's"), (60, "")],
+)
+def test_a_clock_an_hour_off_is_said_where_it_can_be_set(
+    house: House, caplog: pytest.LogCaptureFixture, off: int, said: str
+) -> None:
+    node = house.homes.node("north")
+    places = places_of(node)
+    prepare(node, places)
+    (near,) = free_ports(1)
+
+    def clock() -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=off + 5)
+
+    gateway = replace(gateway_of(node), port=house.port)
+    connector = Connector(gateway, places.certificate, places.key, clock)
+    with caplog.at_level("ERROR"):
+        stop = serve(lambda: connector.serve("127.0.0.1", near))
+        until = time.monotonic() + (10.0 if said else 1.0)
+        while "clock" not in caplog.text and time.monotonic() < until:
+            time.sleep(0.05)
+        stop()
+    assert said in caplog.text
+    assert ("set the clock" in caplog.text) is bool(said)
+    assert house.behind.asked == []
 
 
 def test_the_gate_listens_where_the_settings_say(homes: Homes) -> None:

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from silhouette_client.cli.live import response_command
 from silhouette_client.cli.opening import PassphraseOption, UserArgument, open_vault, passphrase, who
 from silhouette_shared.cli import Format, FormatOption, HomeOption, console, emit, silhouette_home
 from silhouette_shared.errors import UsageError
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from silhouette_client.live.updater import LiveUpdater
     from silhouette_client.profiles.record import ProfileRecord
     from silhouette_client.profiles.vault import Vault
     from silhouette_client.serving.access import Access
@@ -27,6 +31,8 @@ profile = typer.Typer(
 )
 
 _DAY = 86_400
+
+profile.command("response")(response_command)
 
 ProtectorOption = Annotated[
     str | None,
@@ -345,13 +351,17 @@ def serve_command(
     home: HomeOption = None,
     passphrase_file: PassphraseOption = None,
 ) -> None:
-    """Answer profiles, recommendations and explanations over gRPC until stopped.
+    """Answer profiles, recommendations and explanations over gRPC until stopped, and take events.
 
     A Unix socket for this user alone answers what `[clients.local]` of serving.toml grants; without that file traits,
-    tags and recommendations. Over TCP a certificate's common name is looked up there.
+    tags and recommendations. Over TCP a certificate's common name is looked up there. Where the node holds a promoted
+    model, pushed events change histories and profiles at once, and it is noted what was recommended.
     """
     import signal
+    from contextlib import ExitStack
 
+    from silhouette_client.hardening import protect_process
+    from silhouette_client.ingest.removal import remove_people
     from silhouette_client.profiles.audit_log import LOG_NAME
     from silhouette_client.profiles.vault import hold
     from silhouette_client.segments.index import StoredSegments
@@ -360,13 +370,22 @@ def serve_command(
 
     place = silhouette_home(home)
     access, credentials = _access(place), _tls(tls)
-    with hold(place, exclusive=False), open_vault(place, passphrase_file) as vault:
+    protect_process()
+    with ExitStack() as stack:
+        stack.enter_context(hold(place, exclusive=False))
+        vault = stack.enter_context(open_vault(place, passphrase_file))
+        updater = _updater(place, vault, stack)
         path = socket or place / SOCKET_NAME
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         with serving(
-            Service(vault, segments=StoredSegments(vault.segments(who()))),
+            Service(
+                vault,
+                updater,
+                StoredSegments(vault.segments(who())),
+                forget=updater.forget if updater else lambda user: remove_people(place, {user}),
+            ),
             vault,
             log=place / LOG_NAME,
             access=access,
@@ -376,7 +395,8 @@ def serve_command(
             reflection=reflection,
         ) as port:
             where = f"{path}" + (f" and port {port}" if port else "")
-            console.print(f"answering on {where}", highlight=False, soft_wrap=True)
+            live = "" if updater else "; no promoted model here, so no events are taken"
+            console.print(f"answering on {where}{live}", highlight=False, soft_wrap=True)
             stop.wait()
     console.print("stopped")
 
@@ -410,6 +430,27 @@ def _record(home: Path, user: str, method: str, file: Path | None) -> ProfileRec
     if record is None:
         raise NoProfileError
     return record
+
+
+def _updater(home: Path, vault: Vault, stack: ExitStack) -> LiveUpdater | None:
+    """What takes events where the node holds a promoted model, closed with `stack`; None elsewhere."""
+    from silhouette_client.enrolment.home import NodeHome
+
+    if not NodeHome.of(home).installed:
+        return None
+    from silhouette_client.promoted import held_model
+
+    if held_model(NodeHome.of(home)) is None:
+        return None
+    import torch  # for which no other node should wait
+
+    from silhouette_client.live.updater import Keeper, LiveUpdater
+    from silhouette_client.profiles.node_model import promoted_model
+
+    model = promoted_model(home, torch.device("cpu"))
+    updater = LiveUpdater.open(home, vault, model)
+    stack.enter_context(Keeper(updater))
+    return updater
 
 
 def _days(given: list[str]) -> dict[str, int]:

@@ -145,10 +145,11 @@ def receipt_command(
 
 
 def _has_records(home: Path) -> bool:
-    """Whether `node ingest` ever took anything in; looking makes nothing."""
+    """Whether anything was ever taken in or pushed; looking makes nothing."""
+    from silhouette_client.ingest.pushed import JOURNAL_NAME
     from silhouette_client.ingest.records import FOLDER
 
-    return (home / FOLDER / "manifest.json").exists()
+    return any((home / FOLDER / name).exists() for name in ("manifest.json", JOURNAL_NAME))
 
 
 def _receipt(output: Format, document: dict[str, Any]) -> None:

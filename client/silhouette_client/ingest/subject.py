@@ -9,7 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from silhouette_client.ingest.absorb import absorb_if_free
 from silhouette_client.ingest.mapping import TIME_COLUMNS
+from silhouette_client.ingest.pushed import Journal
 from silhouette_client.ingest.records import IDENTITY, open_records
 
 TABLES = ("events", "users", "edges", "tags", "consent")
@@ -18,9 +20,12 @@ TABLES = ("events", "users", "edges", "tags", "consent")
 def rows_of(home: Path, user: str) -> dict[str, list[dict[str, Any]]]:
     """Every row about a person, by table, in the order in which they came; tables without one are left out.
 
+    `recommended` is no table: what the service recommended to them lately, and by which model.
+
     Raises:
         IntegrityError: If the records are damaged.
     """
+    absorb_if_free(home)
     records, found = open_records(home), {}
     for name in TABLES:
         table = records.table(name)
@@ -34,6 +39,11 @@ def rows_of(home: Path, user: str) -> dict[str, list[dict[str, Any]]]:
         rows = table.filter(keep).drop_columns([IDENTITY]).to_pylist()
         if rows:
             found[name] = rows
+    if (journal := Journal.open_if_there(home)) is not None:
+        with journal:
+            shown = [{"model": one.model, "time": one.time, "items": list(one.items)} for one in journal.shown(user)]
+        if shown:
+            found["recommended"] = shown
     return found
 
 

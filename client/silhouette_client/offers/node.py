@@ -31,6 +31,7 @@ from silhouette_client.policy.ledger_store import LEDGER_NAME, Ledger
 from silhouette_client.policy.participation import Standing, consider_round
 from silhouette_client.policy.terms import read_policy
 from silhouette_client.policy.witness import FileWitness, Witness
+from silhouette_client.promoted import held_number, is_missing, take
 from silhouette_shared.enrolment.certificates import State, check_dates
 from silhouette_shared.enrolment.offers import is_run
 from silhouette_shared.enrolment.refusals import CodedRefusalError, code_of
@@ -48,6 +49,7 @@ from silhouette_shared.wire.codec import Vector
 from silhouette_shared.wire.exchange import Answer, Exchange
 from silhouette_shared.wire.messages import StatisticName
 from silhouette_shared.wire.offers import OfferAnswer, OfferRequest, Refusal, RosterHeld, RosterNotice, model_digest
+from silhouette_shared.wire.promoted import ModelHeld, ModelNotice
 
 _LOG = logging.getLogger(__name__)
 
@@ -201,6 +203,21 @@ class Node:
             _LOG.warning("a roster was refused: %s: %s", code_of(error), error)
             refusal = f"{code_of(error)}: {error}"
         return RosterHeld(self.name, self._home.roster().version, refusal)
+
+    def model(self, notice: ModelNotice) -> ModelHeld:
+        """Take the promoted model if it came along, else say whether it is wanted; a refusal is an answer."""
+        refusal, wanted = "", False
+        try:
+            with self._lock:
+                wanted = is_missing(self._home, notice.alias, notice.card, largest=self._policy.largest_model)
+                if wanted and notice.model:
+                    taken = take(self._home, notice.alias, notice.card, notice.model)
+                    wanted = False
+                    _LOG.info("%s is the model of this node now (number %d)", taken.card.reference, taken.alias.number)
+        except SilhouetteError as error:
+            _LOG.warning("a promoted model was refused: %s: %s", code_of(error), error)
+            refusal = str(error) if isinstance(error, CodedRefusalError) else f"{code_of(error)}: {error}"
+        return ModelHeld(self.name, held_number(self._home), wanted, refusal)
 
     def describe(self, request: DescribeRequest) -> Description:
         """As the agent of the run."""

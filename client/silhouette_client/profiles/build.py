@@ -49,7 +49,7 @@ def build_profiles(encoder: ProfileEncoder, histories: Histories, *, cutoff: int
     Args:
         encoder: Trained; set to evaluation.
         histories: On the encoder's device.
-        cutoff: Recommendations a person, of items not seen before.
+        cutoff: Recommendations a person, of items not seen before; 0 at the end where there are fewer.
     """
     encoder.eval()
     hidden = replace(histories, attributes=torch.full_like(histories.attributes, UNKNOWN))

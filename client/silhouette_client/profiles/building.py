@@ -94,14 +94,14 @@ def build_held(
     """
     device = next(model.encoder.parameters()).device
     rows = {user: row for row, user in enumerate(held.users)}
-    sources = dict(zip(held.users, _sources(held.histories), strict=True))
+    sources = dict(zip(held.users, sources_of(held.histories), strict=True))
     current = set() if everybody else vault.current(model.name, sources)
     todo = vault.in_order(user for user in held.users if user not in current)
     written = 0
     for start in range(0, len(todo), PEOPLE_AT_ONCE):
         users = todo[start : start + PEOPLE_AT_ONCE]
         part = held.histories.of_people(torch.tensor([rows[user] for user in users])).to(device)
-        records = _records(model, part, min(count, len(model.words.items)))
+        records = made_records(model, part, min(count, len(model.words.items)))
         own = {user: sources[user] for user in users}
         written += vault.put_many(zip(users, records, strict=True), who, "build", own)[0]
         progress(start + len(users), len(todo))
@@ -110,7 +110,7 @@ def build_held(
     return Built(written, len(current), removed, vault.purge(who))
 
 
-def _records(model: NodeModel, histories: Histories, count: int) -> list[ProfileRecord]:
+def made_records(model: NodeModel, histories: Histories, count: int) -> list[ProfileRecord]:
     """In the order of the histories; those of like length are computed together, so that little is padding."""
     order = histories.lengths.argsort(stable=True)
     sorted_ones = histories.of_people(order)
@@ -121,7 +121,7 @@ def _records(model: NodeModel, histories: Histories, count: int) -> list[Profile
     return [found[place] for place in back]
 
 
-def _sources(histories: Histories) -> Sequence[bytes]:
+def sources_of(histories: Histories) -> Sequence[bytes]:
     """32 bytes a person, which change with any event or declared attribute of theirs and nobody else's."""
     columns = [
         part.contiguous().cpu().numpy()

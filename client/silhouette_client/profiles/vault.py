@@ -288,6 +288,10 @@ class Vault:
         """Whom imports and training leave out."""
         return Excluded(self._store.exclusions(), self._keyring)
 
+    def left_out(self, users: Collection[str]) -> set[str]:
+        """Those of some users who are on the exclusion list; nothing else of them is read."""
+        return {user for user in users if self._store.exclusion(self._keyring.pseudonym(user)) is not None}
+
     def retire(self, keep: str, grace_seconds: int = 0) -> None:
         """Let the profiles of other models expire."""
         self._store.retire(keep, grace_seconds)

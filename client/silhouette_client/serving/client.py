@@ -93,6 +93,23 @@ class ProfileClient:
         """Explain; errors as `call`."""
         return self.call("Explain", pb.ExplainRequest(user=user))  # type: ignore[return-value]
 
+    def push(self, events: Sequence[pb.Event]) -> pb.PushEventsResponse:
+        """PushEvents; errors as `call`. After `UnavailableError` send the same events again: none counts twice."""
+        return self.call("PushEvents", pb.PushEventsRequest(events=events))  # type: ignore[return-value]
+
+    def similar_segments(self, user: str, count: int = 0) -> pb.SimilarSegmentsResponse:
+        """SimilarSegments; errors as `call`."""
+        request = pb.SimilarSegmentsRequest(user=user, count=count)
+        return self.call("SimilarSegments", request)  # type: ignore[return-value]
+
+    def erase(self, user: str) -> pb.EraseResponse:
+        """Erase; errors as `call`."""
+        return self.call("Erase", pb.EraseRequest(user=user))  # type: ignore[return-value]
+
+    def verify(self) -> pb.VerifyResponse:
+        """Verify; errors as `call`."""
+        return self.call("Verify", pb.VerifyRequest())  # type: ignore[return-value]
+
     def call(self, method: str, request: object) -> object:
         """Any method of the service by name.
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from flwr.app import Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from silhouette_shared.errors import RefusedError, SilhouetteError, UnavailableError
@@ -13,6 +14,17 @@ from silhouette_shared.wire.messages import DESCRIBE
 from silhouette_shared.wire.offers import OfferAnswer, Refusal
 
 _POLL_SECONDS = 0.2
+_AGAIN_SECONDS = 1.0
+
+_DIED = frozenset(
+    {
+        ErrorCode.CLIENT_APP_CRASHED,
+        ErrorCode.NODE_UNAVAILABLE,
+        ErrorCode.MESSAGE_UNAVAILABLE,
+        ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+    }
+)
+"""Errors that say nothing of the question: a process ended over it, and is started again."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,8 @@ def build_roster(
 ) -> tuple[tuple[Member, ...], tuple[str, ...]]:
     """Ask every node who it is, once `expected` nodes are connected or the time is up.
 
-    With an introduction only its nodes are asked, and a node that answers in another's name is left out.
+    With an introduction only its nodes are asked, a node that answers in another's name is left out, and one whose
+    process ended over the question is asked again while there is time.
 
     Returns:
         The members in the order of their names, and a reason for each node left out.
@@ -62,11 +75,10 @@ def build_roster(
         request, kind = introduction.content, introduction.message_type
         nodes = await_nodes(grid, introduction.names, timeout_seconds)
         minimum = max(minimum, introduction.minimum)
-    messages = [Message(request, dst_node_id=node_id, message_type=kind) for node_id in nodes]
-    silent = {message.metadata.dst_node_id for message in messages}
+    silent = set(nodes)
     members: dict[str, Member] = {}
     reasons: list[str] = []
-    for reply in grid.send_and_receive(messages, timeout=timeout_seconds):
+    for reply in _answers(grid, kind, request, nodes, timeout_seconds, again=introduction is not None):
         node_id = reply.metadata.src_node_id
         if node_id not in silent:
             # A lost node is reported under the coordinator's own number.
@@ -94,6 +106,27 @@ def build_roster(
             "bring them back and resume the run"
         )
     return roster, tuple(reasons)
+
+
+def _answers(
+    grid: Grid, kind: str, request: RecordDict, nodes: list[int], timeout_seconds: float, *, again: bool
+) -> list[Message]:
+    """What these nodes answer within the time, errors included."""
+    until = time.monotonic() + timeout_seconds
+    answers: list[Message] = []
+    while True:
+        messages = [Message(request, dst_node_id=node_id, message_type=kind) for node_id in nodes]
+        replies = list(grid.send_and_receive(messages, timeout=until - time.monotonic()))
+        died = {
+            reply.metadata.src_node_id
+            for reply in replies
+            if again and reply.has_error() and reply.error.code in _DIED and reply.metadata.src_node_id in nodes
+        }
+        if not died or time.monotonic() + _AGAIN_SECONDS >= until:
+            return answers + replies
+        time.sleep(_AGAIN_SECONDS)
+        nodes = await_nodes(grid, died, until - time.monotonic() - _AGAIN_SECONDS)
+        answers += [reply for reply in replies if reply.metadata.src_node_id not in nodes]
 
 
 def await_nodes(grid: Grid, wanted: Iterable[int], timeout_seconds: float) -> list[int]:

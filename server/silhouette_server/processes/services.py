@@ -1,5 +1,6 @@
 """Which processes a coordinator consists of, and with which arguments each is started."""
 
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -9,12 +10,14 @@ from pathlib import Path
 
 from silhouette_server.enrolment.office import Office
 from silhouette_server.superlink import Door
-from silhouette_shared.enrolment.certificates import check_dates
+from silhouette_shared.enrolment.certificates import State, check_dates
 from silhouette_shared.errors import UsageError
 from silhouette_shared.randomness import SecureSource
 from silhouette_shared.supervision import OUR_EXITS, Port, Service
 from silhouette_shared.supervision.probes import answers
 from silhouette_shared.supervision.settings import SETTINGS, as_port, read_settings
+
+_LOG = logging.getLogger(__name__)
 
 FLOWER_ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",  # Flower reports use to its makers unless told otherwise
@@ -79,7 +82,8 @@ def prepare(office: Office, places: Places) -> None:
     """
     now = datetime.now(UTC)
     for name in ("authority", "server", "internal"):
-        check_dates(office.certificate(name), now, f"{name}.pem", _ROTATE)
+        if check_dates(office.certificate(name), now, f"{name}.pem", _ROTATE) is State.soon:
+            _LOG.warning("%s.pem expires soon: %s", name, _ROTATE)
     office.roster()
     places.work.mkdir(parents=True, exist_ok=True, mode=0o700)
     new_secret(places.secret)

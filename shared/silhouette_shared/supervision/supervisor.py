@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,7 +108,9 @@ class Supervisor:
             UnavailableError: If another supervisor holds the folder, a port is taken or the disk is full; nothing was
                 started.
         """
-        with only_one(self._folder, self._role):
+        with ExitStack() as logs, only_one(self._folder, self._role):
+            for watched in self._watched:
+                logs.callback(watched.log.close)
             _require_room(self._folder)
             _require_ports(port for watched in self._watched for port in watched.service.ports)
             self._prepare()
@@ -242,8 +245,6 @@ class Supervisor:
             process.wait()
             watched.process = None
             _LOG.info("%s ended", watched.service.name)
-        for watched in self._watched:
-            watched.log.close()
         (self._folder / "status.json").unlink(missing_ok=True)
 
 

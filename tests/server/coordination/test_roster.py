@@ -9,6 +9,7 @@ from itertools import permutations
 
 import pytest
 from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode
 from tests.server.coordination.grids import Answers, FakeGrid, from_node, honest
 
 from silhouette_server.coordination.roster import Introduction, Member, await_nodes, build_roster, by_node
@@ -128,7 +129,9 @@ def test_it_waits_for_the_expected_nodes_and_no_longer_than_the_timeout(monkeypa
     assert 5 <= clock[0] < 6
 
 
-def offered(grid: FakeGrid, names: dict[int, str], minimum: int = 1) -> tuple[tuple[Member, ...], tuple[str, ...]]:
+def offered(
+    grid: FakeGrid, names: dict[int, str], minimum: int = 1, timeout: float = 0.5
+) -> tuple[tuple[Member, ...], tuple[str, ...]]:
     content = DescribeRequest(run="r", plan_digest="p").encode()  # what the nodes of these tests understand
     return build_roster(
         grid,
@@ -137,7 +140,7 @@ def offered(grid: FakeGrid, names: dict[int, str], minimum: int = 1) -> tuple[tu
         layout_digest="l",
         expected=len(names),
         minimum=1,
-        timeout_seconds=0.5,
+        timeout_seconds=timeout,
         introduction=Introduction("query.offer", content, names, minimum),
     )
 
@@ -170,6 +173,34 @@ def test_a_refusal_is_a_reason_and_too_few_who_agree_are_an_error_that_names_it(
         match=r"at least 2 partners, got 1 \(refused, b: mode: expected local, got none; change the plan\)",
     ):
         offered(grid, {11: "a", 12: "b"}, minimum=2)
+
+
+def test_a_node_whose_process_ended_over_the_offer_is_asked_again() -> None:
+    answer, times = honest("b", 3, "l"), 0
+
+    def killed_once(message: Message) -> Sequence[Message]:
+        nonlocal times
+        times += 1
+        lost = [Message(Error(code=ErrorCode.CLIENT_APP_CRASHED, reason="killed"), reply_to=message)]
+        return lost if times == 1 else answer(message)
+
+    grid = FakeGrid({11: honest("a", 5, "l"), 12: killed_once})
+    members, reasons = offered(grid, {11: "a", 12: "b"}, minimum=2, timeout=5.0)
+    assert [member.partner for member in members] == ["a", "b"]
+    assert reasons == ()
+    assert [one.metadata.dst_node_id for one in grid.sent] == [11, 12, 12]
+
+
+@pytest.mark.parametrize("code", [ErrorCode.CLIENT_APP_CRASHED, ErrorCode.CLIENT_APP_RAISED_EXCEPTION])
+def test_a_node_that_does_not_come_back_in_time_or_answers_with_an_error_of_its_own_is_a_reason(code: int) -> None:
+    def dead(message: Message) -> Sequence[Message]:
+        return [Message(Error(code=code, reason="killed"), reply_to=message)]
+
+    grid = FakeGrid({11: honest("a", 5, "l"), 12: dead})
+    members, reasons = offered(grid, {11: "a", 12: "b"})
+    assert [member.partner for member in members] == ["a"]
+    assert reasons == ("node 12: killed",)
+    assert len(grid.sent) == 2
 
 
 def test_nodes_that_are_awaited_are_those_that_come_in_time() -> None:
