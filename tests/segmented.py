@@ -32,6 +32,7 @@ def person(number: int, model: str = "model-1") -> ProfileRecord:
             "last_event": float(last),
             "trait.breadth": 0.2 + (number % 10) / 20,
             "share.Drama": 0.8 if drama else 0.1,
+            "share.War": 0.1 + (number % 5) / 100,
         },
         items=tuple(f"{'d' if drama else 'c'}{item}" for item in draw.choice(30, 8, replace=False)),
     )

@@ -177,7 +177,7 @@ def lookalike_command(
         Path, typer.Argument(metavar="SEEDS", help="File with the partner's identifiers, one a line, 10 or more.")
     ],
     share: Annotated[float, typer.Option("--share", min=0.001, max=1.0, help="Of the people to take.")] = 0.1,
-    scoring: Annotated[str, typer.Option("--scoring", help="blend, profile or items.")] = "blend",
+    scoring: Annotated[str, typer.Option("--scoring", help="blend, profile, tastes or items.")] = "blend",
     save: Annotated[
         str | None, typer.Option("--save", metavar="NAME", help="Keep them as a segment.", show_default=False)
     ] = None,
@@ -190,8 +190,8 @@ def lookalike_command(
     """Find the people who are most like some others, and say how well: the lift of seeds that were held out.
 
     A lift of 3 at 10 % says that of seeds the score had not seen, three times as many are among the first tenth as
-    by chance. Only profiles are compared, nothing that people declared: vector, tastes and behaviour (profile), which
-    items were touched (items), or both (blend).
+    by chance. Only profiles are compared, nothing that people declared: vector, shares of categories and behaviour
+    (profile), how the shares stand to one another (tastes), which items were touched (items), or all (blend).
     """
     from silhouette_client.segments.finding import find_lookalikes
     from silhouette_client.segments.making import segment_of

@@ -1,8 +1,9 @@
 """People like some others, by their profiles, and how much better than chance that is. Calculation only.
 
-Everybody is described twice: by the profile (vector, tastes, behaviour) and by what they touched. In each description
-people are ordered along the direction that best parts the seeds from everybody (Fisher's linear discriminant with a
-ridge: Friedman 1989, https://doi.org/10.2307/2289860), and the two orders are added. Nothing but profiles is read: what
+Everybody is described three times: by the profile (vector, shares of categories, behaviour), by tastes (how the shares
+stand to one another) and by the items touched. In each description people are ordered along the direction that best
+parts the seeds from everybody (Fisher's linear discriminant with a ridge: Friedman 1989,
+https://doi.org/10.2307/2289860), and the orders are added. Nothing but profiles is read: what
 people declared about themselves is in none of the numbers.
 """
 
@@ -21,8 +22,8 @@ from scipy import sparse
 from silhouette_client.segments.people import PeopleTable
 from silhouette_shared.errors import UsageError
 
-Scoring = Literal["blend", "profile", "items"]
-SCORINGS: tuple[Scoring, ...] = ("blend", "profile", "items")
+Scoring = Literal["blend", "profile", "tastes", "items"]
+SCORINGS: tuple[Scoring, ...] = ("blend", "profile", "tastes", "items")
 
 Matrix = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -30,16 +31,18 @@ Rows = npt.NDArray[np.int64]
 FEWEST_SEEDS = 10
 _FOLDS = 5
 _SEED = 0
-_RIDGE = {"profile": 3.0, "items": 1.0}  # a hundred seeds tell little about a hundred columns
+_RIDGE = {"profile": 3.0, "tastes": 3.0, "items": 1.0}  # a hundred seeds tell little about a hundred columns
 _MOST_CATEGORIES = 64
-_ITEM_COLUMNS = 128
+_ITEM_COLUMNS = 256
+_LEAST_SHARE = 0.01  # of a category that somebody has nothing of: logarithms need one
 
 
 @dataclass(frozen=True)
 class Described:
-    """Everybody in two descriptions, columns of mean 0 and variance 1; one without columns says nothing."""
+    """Everybody in three descriptions, columns of mean 0 and variance 1; one without columns says nothing."""
 
     profile: Matrix  # (U, F)
+    tastes: Matrix  # (U, K)
     items: Matrix  # (U, G)
 
     def __len__(self) -> int:
@@ -63,8 +66,9 @@ class Lift:
 
 
 def described(table: PeopleTable) -> Described:
-    """Both descriptions of a table's people."""
-    return Described(_profile(table), _items(table))
+    """The descriptions of a table's people."""
+    shares = _shares(table)
+    return Described(_profile(table, shares), _tastes(shares), _items(table))
 
 
 def likeness(people: Described, seeds: Sequence[int], scoring: Scoring = "blend") -> Matrix:
@@ -73,7 +77,7 @@ def likeness(people: Described, seeds: Sequence[int], scoring: Scoring = "blend"
     Args:
         people: Everybody.
         seeds: Rows.
-        scoring: By which description; `blend` adds both.
+        scoring: By which description; `blend` adds them.
 
     Raises:
         UsageError: If there are fewer than 10 seeds, nobody else, or nothing to go by.
@@ -83,7 +87,7 @@ def likeness(people: Described, seeds: Sequence[int], scoring: Scoring = "blend"
         raise UsageError(
             f"expected {FEWEST_SEEDS} to {len(people) - 1} people with profiles as seeds, got {len(rows)}; give others"
         )
-    parts = {"profile": people.profile, "items": people.items}
+    parts = {"profile": people.profile, "tastes": people.tastes, "items": people.items}
     chosen = [name for name in parts if scoring in (name, "blend") and parts[name].shape[1]]
     if not chosen:
         raise UsageError(f"expected profiles with what `{scoring}` compares, got none; build the profiles again")
@@ -140,12 +144,24 @@ def _inverse(columns: Matrix, ridge: float) -> Matrix:
     return np.asarray(np.linalg.inv(columns.T @ columns / len(columns) + ridge * np.eye(width)), np.float64)
 
 
-def _profile(table: PeopleTable) -> Matrix:
+def _shares(table: PeopleTable) -> Matrix:
+    """Shares of the categories that most people have something of, (U, K)."""
+    frequent = Counter(name for facts in table.facts for name in facts if name.startswith("share."))
+    return np.nan_to_num(table.numbers(sorted(name for name, _ in frequent.most_common(_MOST_CATEGORIES))))
+
+
+def _profile(table: PeopleTable, shares: Matrix) -> Matrix:
     from silhouette_client.segments.making import behaviour_of
 
-    frequent = Counter(name for facts in table.facts for name in facts if name.startswith("share."))
-    shares = table.numbers(sorted(name for name, _ in frequent.most_common(_MOST_CATEGORIES)))
-    return _standard(np.hstack([table.vectors.astype(np.float64), np.nan_to_num(shares), behaviour_of(table)]))
+    return _standard(np.hstack([table.vectors.astype(np.float64), shares, behaviour_of(table)]))
+
+
+def _tastes(shares: Matrix) -> Matrix:
+    """Centred log-ratios: Aitchison 1982, https://doi.org/10.1111/j.2517-6161.1982.tb01195.x."""
+    if shares.shape[1] < 2:
+        return np.zeros((len(shares), 0))
+    logarithms = np.log(shares + _LEAST_SHARE)
+    return _standard(logarithms - logarithms.mean(1, keepdims=True))
 
 
 def _items(table: PeopleTable) -> Matrix:
