@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ class Deployment:
         people: What each partner declares.
         policy: Of every node.
         enrolled: Homes that are ready to be started; None enrols, writes the policy and brings the people.
+        hosts: Names of the gate, the first of which nodes connect to.
+        within: Begins the command of a supervisor, by whose it is.
     """
 
     folder: Path
@@ -53,10 +55,12 @@ class Deployment:
     people: dict[str, int]
     policy: Policy = PERMISSIVE
     enrolled: Homes | None = None
+    hosts: Sequence[str] = ("localhost",)
+    within: Callable[[str], list[str]] = lambda who: []  # what a supervisor's command is started by
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.homes: Homes = self.enrolled or enrol(self.folder, self.people)
+        self.homes: Homes = self.enrolled or enrol(self.folder, self.people, self.hosts)
         if self.enrolled is not None:
             return
         for name in self.people:
@@ -75,7 +79,7 @@ class Deployment:
         code = "import sys; from silhouette_shared.cli import main; sys.exit(main(sys.argv[1:]))"
         with (self.folder / f"{who}.log").open("ab") as log:
             self.processes[who] = subprocess.Popen(
-                [sys.executable, "-c", code, role, "start", "--home", str(self.home(who))],
+                [*self.within(who), sys.executable, "-c", code, role, "start", "--home", str(self.home(who))],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -138,13 +142,14 @@ class Deployment:
 
     # Runs
 
-    def submit(self, plan: Path) -> str:
+    def submit(self, plan: Path, *options: str) -> str:
         done = silhouette(
             "run",
             "submit",
             plan,
             "--catalogue",
             self.dealt / "catalogue.safetensors",
+            *options,
             "--format",
             "json",
             home=self.homes.coordinator,

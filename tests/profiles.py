@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from silhouette_client.profiles.keys import Keyring
-from silhouette_client.profiles.record import ProfileRecord, Recommended, Trait
+from silhouette_client.profiles.record import Evidence, ProfileRecord, RecentEvent, Recommended, TagEvidence, Trait
 from silhouette_client.profiles.store import ProfileStore
 
 KEYRING = Keyring(
@@ -30,6 +30,13 @@ def profile(number: int = 0, model: str = "model-1", width: int = 8) -> ProfileR
         recommendations=tuple(
             Recommended(f"item-{number}-{place}", f"Title {place}", 1.0 - place / 10) for place in range(10)
         ),
+        facts={"events": 5.0 + number, "count.purchase": 2.0, "trait.breadth": 0.5},
+        evidence=Evidence(
+            tags=(TagEvidence("Drama", 0.5, 0.25, 0.9, (f"Seen {number}",)),),
+            events=(RecentEvent(f"Seen {number}", "view", 1_700_000_000, 1.0),),
+        ),
+        user=f"user {number}",
+        items=(f"item-{number}", "item-x"),
     )
 
 
@@ -53,5 +60,6 @@ def same(one: ProfileRecord | None, other: ProfileRecord | None) -> bool:
         return one is other
     vectors = [None if r.vector is None else r.vector.tobytes() for r in (one, other)]
     return vectors[0] == vectors[1] and all(
-        getattr(one, name) == getattr(other, name) for name in ("model", "weights", "traits", "tags", "recommendations")
+        getattr(one, name) == getattr(other, name)
+        for name in ("model", "weights", "traits", "tags", "recommendations", "facts", "evidence", "items")
     )

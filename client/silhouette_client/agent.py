@@ -5,7 +5,7 @@ It answers round messages and decides what it answers to. Nothing outside this p
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from silhouette_client.policy.ledger_store import Ledger
 from silhouette_client.policy.receipt import Receipt
 from silhouette_client.secure import Asked, Enrolment, SecureMember
 from silhouette_client.training.engine import EngineName
-from silhouette_client.training.figures import evaluation_sum, figure_sum
+from silhouette_client.training.figures import evaluation_rows, evaluation_sum, figure_sum
 from silhouette_client.training.local import train_plainly
 from silhouette_client.training.private import noised_gradient, train_privately
 from silhouette_client.training.release import (
@@ -26,11 +26,13 @@ from silhouette_client.training.release import (
     Releasable,
     encode_sum,
     encode_update,
+    in_place,
 )
 from silhouette_client.training.statistics import popularity_sum, transition_sum
 from silhouette_client.training.step import ChargedNoise
 from silhouette_shared.config import Plan, ReleaseName
 from silhouette_shared.errors import RefusedError
+from silhouette_shared.model.appraisal import MOST_MODELS, Sheet
 from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
 from silhouette_shared.model.figures import FIGURES
 from silhouette_shared.model.histories import Histories
@@ -55,6 +57,8 @@ from silhouette_shared.wire.codec import Vector
 from silhouette_shared.wire.exchange import Answer, Exchange
 from silhouette_shared.wire.messages import STATISTICS, StatisticName
 from silhouette_shared.wire.rounds import noised_layout, round_terms, training_layout
+
+_MODELS = ("parameters", "beside")  # what an evaluation is asked of, the second one if there is one
 
 Secrets = Callable[[int, str], SecretBytes]
 """Gives, for a round and the name of a purpose, the bytes that serve these two and nothing else."""
@@ -181,16 +185,14 @@ class Agent:
                 self._plan,
                 self._layout.size,
                 mechanism,
-                partners=self._roster_size,
+                partners=len(self._roster),
                 people=self._terms.largest_partner,
             )
         else:
             name = self._release_name(asked.purpose)
             if asked.round < 0:
                 raise RefusedError(f"expected an attempt from 0 on at {name}, got {asked.round}")
-            if name == "evaluation":
-                self._check_model(_only(asked, "parameters"))
-            mechanism, grid, size = self._statistic(name, len(_only(asked, _input_of(name))))
+            mechanism, grid, size = self._statistic(name, self._checked_inputs(name, asked.inputs))
             layout = noised_layout(size, mechanism, grid, people=self._terms.largest_partner)
         return round_terms(
             self._plan,
@@ -212,7 +214,7 @@ class Agent:
             weight = self._terms.declared_people if private else len(self._histories)
             return encode_update(update, weight, terms.layout)
         name = self._release_name(asked.purpose)
-        return encode_sum(self._counted(asked.run, name, _only(asked, _input_of(name)), asked.round), terms.layout)
+        return encode_sum(self._counted(asked.run, name, asked.inputs, asked.round), terms.layout)
 
     @property
     def parameters(self) -> int:
@@ -220,15 +222,15 @@ class Agent:
         return self._layout.size
 
     @property
-    def _roster_size(self) -> int:
-        return 0 if self._enrolment is None else len(self._enrolment.pins.partners)
+    def _roster(self) -> tuple[str, ...]:
+        return () if self._enrolment is None else tuple(sorted(self._enrolment.pins.partners))
 
     def _train_request(self, asked: Asked) -> TrainRequest:
         return TrainRequest(
             run=asked.run,
             round=asked.round,
             plan_digest=self._plan.digest,  # the manifest is bound to the plan
-            parameters=_only(asked, "parameters"),
+            parameters=_only(asked.inputs, asked.purpose, "parameters"),
         )
 
     def _release_name(self, purpose: str) -> StatisticName | ReleaseName:
@@ -347,7 +349,7 @@ class Agent:
         """Everything that a run of the plan charges, each on its grid."""
         active = min(self._plan.statistics.active_items, len(self._encoder.item.weight) - 1)
         counted = [name for name in (*STATISTICS, *FIGURES) if getattr(budget, name) is not None]
-        parts = [self._statistic(name, active)[0] for name in counted]
+        parts = [self._statistic(name, MOST_MODELS if name == "evaluation" else active)[0] for name in counted]
         if budget.training is not None:
             parts.append(self._of_round(budget.training).after(budget.training.steps))
         return parts
@@ -374,7 +376,7 @@ class Agent:
         if request.statistic != statistic:
             raise RefusedError(f"expected a request for {statistic}, got one for {request.statistic}")
         self._check_plan(request.plan_digest)
-        noised = self._counted(request.run, statistic, request.active)
+        noised = self._counted(request.run, statistic, {"active": request.active})
         return StatisticReply(
             run=request.run,
             statistic=statistic,
@@ -382,42 +384,64 @@ class Agent:
             total=noised.value().cpu().numpy(),
         )
 
-    def _counted(self, run: str, statistic: StatisticName | ReleaseName, inputs: Vector, attempt: int = 0) -> NoisedSum:
+    def _counted(
+        self, run: str, statistic: StatisticName | ReleaseName, inputs: Mapping[str, Vector], attempt: int = 0
+    ) -> NoisedSum:
         """A statistic's or a figure's noised sum; every attempt is a charge of its own, as long as the budget lasts.
 
         Args:
             run: The run's name.
             statistic: What is counted.
-            inputs: Active items for the transitions, the model for the evaluation, nothing for the others.
+            inputs: Active items for the transitions, one or two models for the evaluation, nothing for the others.
             attempt: Number of it.
         """
         if self._ledger is None:
             raise RefusedError(f"expected a request of the plan, got one for {statistic}, which has no budget in it")
-        if statistic == "evaluation":
-            self._check_model(inputs)
-        else:
-            self._check_active(statistic, inputs)
-        released, grid, size = self._statistic(statistic, len(inputs))
-        receipt = self._charge(run, attempt, statistic, released, inputs)
-        noise = ChargedNoise(receipt, released, self._secrets(attempt, statistic), grid, size)
+        released, grid, size = self._statistic(statistic, self._checked_inputs(statistic, inputs))
+        asked_for = inputs["parameters" if statistic == "evaluation" else "active"]
+        receipt = self._charge(run, attempt, statistic, released, asked_for)
+        place = slice(0, size)
+        if statistic == "evaluation" and self._plan.privacy.mode != "distributed":
+            # All the noise that this partner's people need, in its own place; the other places are the others'.
+            place = self._sheet(len(inputs)).place(self.partner)
+        noise = ChargedNoise(receipt, released, self._secrets(attempt, statistic), grid, place.stop - place.start)
         noise.begin()
-        return noise.release(self._clipped(statistic, torch.from_numpy(inputs).to(self._device)))
+        clipped = self._clipped(statistic, inputs)
+        if statistic == "evaluation" and place == slice(0, size):
+            clipped = clipped.at(self._sheet(len(inputs)).place(self.partner), size)
+        noised = noise.release(clipped)
+        return noised if place == slice(0, size) else in_place(noised, place, size)
 
-    def _clipped(self, statistic: StatisticName | ReleaseName, inputs: torch.Tensor) -> ClippedSum:
+    def _clipped(self, statistic: StatisticName | ReleaseName, inputs: Mapping[str, Vector]) -> ClippedSum:
         """The sum before its noise, for nobody but `_counted`."""
         items = len(self._encoder.item.weight) - 1
         if statistic == "popularity":
             return popularity_sum(self._histories, items)
         if statistic == "transitions":
-            return transition_sum(self._histories, inputs, self._plan.statistics.window, items)
+            active = torch.from_numpy(inputs["active"]).to(self._device)
+            return transition_sum(self._histories, active, self._plan.statistics.window, items)
         if statistic == "evaluation":
-            with self._turn:
-                self._take_over(inputs)
-                return evaluation_sum(self._encoder, self._everything, self._vocabulary)
+            return self._evaluated([inputs[name] for name in _MODELS[: len(inputs)]])
         return figure_sum(statistic, self._histories, self._vocabulary)
 
-    def _statistic(self, statistic: StatisticName | ReleaseName, active: int) -> tuple[SampledGaussian, Grid, int]:
-        """The mechanism of a statistic on its grid, the grid, and the size of its sum."""
+    def _evaluated(self, models: Sequence[Vector]) -> ClippedSum:
+        rows = []
+        with self._turn:
+            for model in models:
+                self._take_over(torch.from_numpy(model).to(self._device))
+                rows.append(evaluation_rows(self._encoder, self._everything))
+        return evaluation_sum(rows, self._sheet(len(models)))
+
+    def _sheet(self, models: int) -> Sheet:
+        return Sheet(self._roster or (self.partner,), models)
+
+    def _statistic(self, statistic: StatisticName | ReleaseName, count: int) -> tuple[SampledGaussian, Grid, int]:
+        """The mechanism of a statistic on its grid, the grid, and the size of its sum.
+
+        Args:
+            statistic: What is counted.
+            count: Active items, or models that are evaluated.
+        """
         budget = self._terms.budget
         mechanism: SampledGaussian | None = None if budget is None else getattr(budget, statistic)
         if mechanism is None:
@@ -425,11 +449,25 @@ class Agent:
         if statistic == "popularity":
             size = len(self._encoder.item.weight)
         elif statistic == "transitions":
-            size = pair_count(active)
+            size = pair_count(count)
+        elif statistic == "evaluation":
+            size = self._sheet(count).size
         else:
             size = len(FIGURES[statistic].cells(self._vocabulary))
         grid = Grid.of(mechanism.clip_norm, self._plan.privacy.grid_bits)
         return mechanism.on_grid(grid, size), grid, size
+
+    def _checked_inputs(self, statistic: StatisticName | ReleaseName, inputs: Mapping[str, Vector]) -> int:
+        """How many active items or models came, if they may."""
+        if statistic == "evaluation":
+            if set(inputs) not in ({"parameters"}, set(_MODELS)):
+                raise RefusedError(f"expected one or two models to evaluate, got {sorted(inputs)}")
+            for model in inputs.values():
+                self._check_model(model)
+            return len(inputs)
+        active = _only(inputs, statistic, "active")
+        self._check_active(statistic, active)
+        return len(active)
 
     def _check_active(self, statistic: StatisticName | ReleaseName, active: Vector) -> None:
         items = len(self._encoder.item.weight) - 1
@@ -461,12 +499,7 @@ class Agent:
             raise RefusedError("expected a finite model, got infinite or undefined parameters")
 
 
-def _input_of(statistic: StatisticName | ReleaseName) -> str:
-    """What a coordinator sends along."""
-    return "parameters" if statistic == "evaluation" else "active"
-
-
-def _only(asked: Asked, name: str) -> Vector:
-    if set(asked.inputs) != {name}:
-        raise RefusedError(f"expected {name} with a round for {asked.purpose}, got {sorted(asked.inputs)}")
-    return asked.inputs[name]
+def _only(inputs: Mapping[str, Vector], purpose: str, name: str) -> Vector:
+    if set(inputs) != {name}:
+        raise RefusedError(f"expected {name} with a round for {purpose}, got {sorted(inputs)}")
+    return inputs[name]

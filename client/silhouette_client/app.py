@@ -24,6 +24,7 @@ from silhouette_shared.wire import (
 from silhouette_shared.wire.exchange import STEPS, Answer, Exchange
 from silhouette_shared.wire.messages import StatisticName
 from silhouette_shared.wire.offers import OfferAnswer, OfferRequest, RosterHeld, RosterNotice
+from silhouette_shared.wire.promoted import ModelHeld, ModelNotice
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,6 +60,10 @@ class Enrolled(Protocol):
         """Take over a newer roster."""
         ...
 
+    def model(self, notice: ModelNotice) -> ModelHeld:
+        """Take the promoted model, ask for it, or refuse it."""
+        ...
+
 
 def make_client_app(agent_of: Callable[[Context], Answering], enrolled: Enrolled | None = None) -> ClientApp:
     """A ClientApp whose nodes answer through `agent_of`, and offers through `enrolled`; a simulation has no offers."""
@@ -75,6 +80,12 @@ def make_client_app(agent_of: Callable[[Context], Answering], enrolled: Enrolled
         with _only_our_words():
             notice = RosterNotice.decode(message.content)
             return Message(_of(enrolled).roster(notice).encode(), reply_to=message)
+
+    @client_app.query("model")
+    def model(message: Message, context: Context) -> Message:
+        with _only_our_words():
+            notice = ModelNotice.decode(message.content)
+            return Message(_of(enrolled).model(notice).encode(), reply_to=message)
 
     @client_app.query("describe")
     def describe(message: Message, context: Context) -> Message:

@@ -123,10 +123,20 @@ class Executor:
         app: Answers messages; the installed one.
         memory: File in which the open task is kept, so that after a kill its message is answered with an error at once.
         heart: Told that this process lives.
+        outbox: Writes down what leaves, before it does; nothing leaves if it cannot.
     """
 
-    def __init__(self, address: str, secret: bytes, app: App, *, memory: Path, heart: Heart | None = None) -> None:
-        self._address, self._app, self._memory = address, app, memory
+    def __init__(
+        self,
+        address: str,
+        secret: bytes,
+        app: App,
+        *,
+        memory: Path,
+        heart: Heart | None = None,
+        outbox: Callable[[Message], None] = lambda reply: None,
+    ) -> None:
+        self._address, self._app, self._memory, self._outbox = address, app, memory, outbox
         self._heart = heart or Heart(None)
         self._acquirer = _client(
             address,
@@ -187,6 +197,12 @@ class Executor:
             if not reply.has_error():
                 status, details = SubStatus.COMPLETED, ""
             answered = time.monotonic()
+            try:
+                self._outbox(reply)
+            except SilhouetteError as error:
+                _LOG.error("%s answered, but it cannot be written down: %s", message.metadata.message_type, error)
+                status, details = SubStatus.FAILED, "the answer could not be written down, so it was not sent"
+                return None
             push_message(client, reply, context)
             _LOG.info(
                 "%s answered: fetched in %.2f s, worked for %.2f s, sent in %.2f s",

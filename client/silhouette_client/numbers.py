@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from prometheus_client import CollectorRegistry, Counter, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -31,6 +31,7 @@ from silhouette_shared.wire import (
 from silhouette_shared.wire.exchange import Answer, Exchange
 from silhouette_shared.wire.messages import StatisticName
 from silhouette_shared.wire.offers import OfferAnswer, OfferRequest, Refusal, RosterHeld, RosterNotice
+from silhouette_shared.wire.promoted import ModelHeld, ModelNotice
 
 
 class CountedNode:
@@ -46,6 +47,7 @@ class CountedNode:
         self._answers = Counter("silhouette_answers", "Messages answered.", ["step"], registry=registry)
         self._refusals = Counter("silhouette_refusals", "Messages refused.", ["step", "code"], registry=registry)
         self._seconds = Counter("silhouette_answer_seconds", "Seconds at work.", ["step"], registry=registry)
+        self._model = Gauge("silhouette_model_number", "Number of the promoted model that is held.", registry=registry)
         self._rounds = Counter("silhouette_rounds", "Secure rounds gone through to the end.", registry=registry)
 
     def offer(self, request: OfferRequest) -> OfferAnswer:
@@ -60,6 +62,15 @@ class CountedNode:
         """As the node."""
         with self._counted("roster"):
             return self._node.roster(notice)
+
+    def model(self, notice: ModelNotice) -> ModelHeld:
+        """As the node."""
+        with self._counted("model"):
+            held = self._node.model(notice)
+        if held.refusal:
+            self._refusals.labels("model", held.refusal.partition(":")[0]).inc()
+        self._model.set(held.number)
+        return held
 
     def describe(self, request: DescribeRequest) -> Description:
         """As the node."""

@@ -3,7 +3,8 @@
 <home>/node/model/  alias.json              the last alias that was accepted; what a later one is held against
                     <number>/               model.safetensors and card.json of that alias
 
-The alias is replaced last, so that a kill leaves the model before or the new one, whole.
+The coordinator brings it over the line that the rounds use; `silhouette node take` takes it from a folder. The alias is
+replaced last, so that a kill leaves the model before or the new one, whole.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import shutil
 from pathlib import Path
 
 from silhouette_client.enrolment.home import NodeHome
-from silhouette_shared.cards import Accepted, Alias, accept_alias, accept_promoted, check_privacy
+from silhouette_shared.cards import Accepted, Alias, accept_alias, accept_card, accept_promoted, check_privacy
 from silhouette_shared.enrolment.documents import Succession
+from silhouette_shared.enrolment.refusals import CodedRefusalError
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
 from silhouette_shared.files import write_atomically
+
+_BYTES_A_PARAMETER = 5  # float32, and what safetensors writes before them
 
 ALIAS, CARD, MODEL = "alias.json", "card.json", "model.safetensors"
 
@@ -41,18 +45,51 @@ def take_promoted(home: NodeHome, folder: Path) -> Accepted:
         IntegrityError: If the card's epsilon does not follow from its releases.
         UnavailableError: If it cannot be written; the model before stays.
     """
-    known = _known(home)
-    found = accept_promoted(
-        _read(folder / ALIAS), _read(folder / CARD), _read(folder / MODEL), signing_keys(home), known
-    )
+    return take(home, _read(folder / ALIAS), _read(folder / CARD), _read(folder / MODEL))
+
+
+def is_missing(home: NodeHome, alias: bytes, card: bytes, *, largest: int) -> bool:
+    """Whether a promoted model is to be sent here: it may be taken, and is not held yet.
+
+    Args:
+        home: An installed node.
+        alias: The signed alias that the coordinator shows.
+        card: The signed card that it names.
+        largest: Parameters of the largest model that is taken.
+
+    Raises:
+        ForgedDocumentError, MalformedError, OtherModelError: If either is not as the coordinator signed it.
+        OlderAliasError, TwoAliasesError: If another alias was accepted here since.
+        CodedRefusalError: If the model is larger than the policy allows.
+    """
+    keys = signing_keys(home)
+    chosen = accept_alias(alias, keys, _known(home))
+    found = accept_card(chosen, card, keys)
+    if found.parameters > largest or found.size > _BYTES_A_PARAMETER * largest:
+        raise CodedRefusalError(
+            "largest_model",
+            f"expected a model of at most {largest} parameters, got {found.parameters} in {found.size} bytes; raise "
+            "the limit in policy.toml, or promote a smaller one",
+            {"allowed": largest, "asked": found.parameters},
+        )
+    try:
+        held = held_model(home)
+    except IntegrityError:
+        return True  # what is here was damaged
+    return held is None or held.alias != chosen
+
+
+def take(home: NodeHome, alias: bytes, card: bytes, model: bytes) -> Accepted:
+    """Take the promoted model, every check passed; errors as `take_promoted` but for missing files."""
+    found = accept_promoted(alias, card, model, signing_keys(home), _known(home))
     check_privacy(found.card)
     place = _folder(home)
     kept = place / str(found.alias.number)
     try:
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(kept / MODEL, found.model, mode=0o600)
-        write_atomically(kept / CARD, _read(folder / CARD), mode=0o600)
-        write_atomically(place / ALIAS, _read(folder / ALIAS), mode=0o600)
+        write_atomically(kept / CARD, card, mode=0o600)
+        write_atomically(place / ALIAS, alias, mode=0o600)
     except OSError as error:
         raise UnavailableError(
             f"{place}: cannot be written: {error.strerror or error}; the model before stays: mend that and take it "
@@ -81,6 +118,12 @@ def held_model(home: NodeHome) -> Accepted | None:
         raise IntegrityError(
             f"{kept}: expected the promoted model, got {error.strerror or error}; take it from the coordinator again"
         ) from None
+
+
+def held_number(home: NodeHome) -> int:
+    """Number of the last alias that was accepted here; 0 if none was."""
+    alias = _known(home)
+    return 0 if alias is None else _number(alias, signing_keys(home))
 
 
 def _number(alias: bytes, keys: tuple[bytes, ...]) -> int:

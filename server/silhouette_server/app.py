@@ -11,7 +11,8 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from silhouette_server.coordination.federation import CheckedStrategy, Counting, Job, SecureJob
+from silhouette_server.coordination.federation import CheckedStrategy
+from silhouette_server.coordination.job import Counting, Job, SecureJob
 from silhouette_server.coordination.secure import Desk
 from silhouette_shared.config import Plan, Replies
 from silhouette_shared.errors import IntegrityError, UsageError

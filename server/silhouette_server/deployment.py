@@ -16,6 +16,8 @@ from flwr.app import Message
 
 from silhouette_server.coordination.book import RoundBook, StopRequestedError
 from silhouette_server.coordination.federation import CheckedStrategy
+from silhouette_server.coordination.handing_out import HandingOut, Promoted
+from silhouette_server.coordination.job import Beside
 from silhouette_server.enrolment.office import Office
 from silhouette_server.processes.holders import supernode_pem
 from silhouette_server.runs import fewest_of, introduction_of, nodes_of, open_run, read_offer
@@ -31,6 +33,7 @@ _LOG = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5  # between two looks for work
 _PATIENCE = 300.0  # seconds without a sign of life that a step between two of them may take
 _ROSTER_SECONDS = 30.0
+_NEWS_SECONDS = 3.0  # between two looks for nodes that do not hold the promoted model
 _AGAIN_SECONDS = 2.0  # after a failure of the SuperLink
 
 
@@ -57,6 +60,14 @@ class RunStore(Protocol):
         """Where its rounds are committed; `before` is called before each begins."""
         ...
 
+    def promoted(self) -> Promoted | None:
+        """The promoted model as nodes get it; None before the first promotion."""
+        ...
+
+    def beside(self, run: str, layout: Layout) -> Beside | None:
+        """The promoted model, to be evaluated beside the run's; None if it cannot be."""
+        ...
+
 
 class Conductor:
     """Conducts runs until it is asked to end.
@@ -72,6 +83,8 @@ class Conductor:
         self._office, self._door, self._store = office, door, store
         self._heart = heart or Heart(None)
         self._enrolled = b""
+        self._handing_out = HandingOut(store.promoted)
+        self._looked = -_NEWS_SECONDS
 
     @property
     def _runs(self) -> Path:
@@ -89,6 +102,8 @@ class Conductor:
                     run = self._store.next_run()
                     if run is not None:
                         self._conduct(run, superlink)
+                    else:
+                        self._hand_out(superlink)
                 except UnavailableError as error:
                     # The SuperLink is being started, or the disk is full: it is asked again until it is mended.
                     _LOG.warning("%s", error)
@@ -107,6 +122,24 @@ class Conductor:
         superlink.enrol({supernode_pem(member.supernode_public) for member in roster.active.values()})
         self._enrolled = data
         _LOG.info("the SuperLink knows the %d active members of roster %d", len(roster.active), roster.version)
+
+    def _hand_out(self, superlink: Superlink) -> None:
+        """The promoted model to whoever is connected and does not hold it; between runs."""
+        if time.monotonic() - self._looked < _NEWS_SECONDS or not self._handing_out.number():
+            return
+        self._looked = time.monotonic()
+        owners = {supernode_pem(one.supernode_public): name for name, one in self._office.roster().active.items()}
+        there = {node: owners[key] for key, (node, online) in superlink.nodes().items() if online and key in owners}
+        waiting = self._handing_out.waiting(there)
+        if waiting:
+            with superlink.line() as grid:
+                grid.on_wait = self._still_here
+                self._handing_out.tell(grid, waiting)
+
+    def _still_here(self) -> None:
+        self._heart.beat(_PATIENCE)
+        if self._stop.is_set():
+            raise UnavailableError("the coordinator ends; the promoted model goes out when it is back")
 
     def _conduct(self, run: str, superlink: Superlink) -> None:
         """One run to its end, to a stop, or to the end of this line to the nodes."""
@@ -142,17 +175,25 @@ class Conductor:
         offer = read_offer(self._office, folder)
         roster_bytes, roster = self._office.roster_bytes(), self._office.roster()
 
-        def check_roster() -> None:
+        promoted = self._handing_out.number()
+
+        def check_news() -> None:
             if self._office.roster_bytes() != roster_bytes:
                 raise LineLostError("the roster has changed; the partners are told before the next round")
+            if self._handing_out.number() != promoted:
+                raise LineLostError("another model is promoted; the partners get it before the next round")
 
-        book = self._store.book(run, job.layout, check_roster)
+        book = self._store.book(run, job.layout, check_news)
         names = nodes_of(offer, roster, superlink.nodes())
         with superlink.line() as grid:
             grid.on_wait = self._watch(run, book)
             self._tell_roster(grid, names, roster_bytes)
+            self._handing_out.tell(grid, {node: names[node] for node in names if node in set(grid.get_node_ids())})
             introduction = introduction_of(folder, names, fewest_of(job))
-            CheckedStrategy(replace(job, book=book, introduction=introduction)).start(grid)
+            conducted = replace(
+                job, book=book, introduction=introduction, beside=lambda: self._store.beside(run, job.layout)
+            )
+            CheckedStrategy(conducted).start(grid)
 
     def _tell_roster(self, grid: PollingGrid, names: Mapping[int, str], roster: bytes) -> None:
         """The newest roster to whoever is connected: it is what peers learn a revocation from."""

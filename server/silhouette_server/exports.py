@@ -13,7 +13,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from silhouette_server.registry.registry import Model
+from silhouette_server.registry.model_files import Model
 from silhouette_shared.cards.checks import accept_promoted, check_model, check_privacy
 from silhouette_shared.cards.documents import Alias, Card, card_digest
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError

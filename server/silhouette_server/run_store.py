@@ -1,10 +1,19 @@
 """The registry as the conductor uses it."""
 
+import logging
 from collections.abc import Callable
 
 from silhouette_server.coordination.book import Commitment, StopRequestedError
-from silhouette_server.registry import Registry, RunState
+from silhouette_server.coordination.handing_out import Promoted
+from silhouette_server.coordination.job import Beside
+from silhouette_server.registry import Registry, RunState, UnknownError
+from silhouette_server.registry.appraisals import evaluation_of
+from silhouette_shared.cards import PROMOTED, unpack_model
+from silhouette_shared.config import Plan
+from silhouette_shared.model.appraisal import Appraised
 from silhouette_shared.model.vector import Layout
+
+_LOG = logging.getLogger(__name__)
 
 _GOING_ON = (RunState.submitted, RunState.running, RunState.stopping)
 
@@ -60,6 +69,19 @@ class RegistryBook:
         """The round has no model."""
         self._registry.void_round(self._run, number, reason)
 
+    def evaluate(self, appraised: Appraised, beside: str) -> None:
+        """A new edition of the last model's card, unless it says so already."""
+        found = evaluation_of(appraised, beside)
+        if found is None or not self._registry.last_committed(self._run):
+            _LOG.warning(
+                "run %s: its evaluation says nothing (%s); no card has it",
+                self._run,
+                "its noise leaves nobody: give it a larger share" if found is None else "no round was committed",
+            )
+            return
+        if self._registry.model(self._run).card.evaluation != found:
+            self._registry.amend(self._run, evaluation=found)
+
 
 class RegistryStore:
     """Which runs are to go on, and how they end.
@@ -91,3 +113,34 @@ class RegistryStore:
     def book(self, run: str, layout: Layout, before: Callable[[], None]) -> RegistryBook:
         """Where its rounds are committed."""
         return RegistryBook(self._registry, run, layout, before)
+
+    def promoted(self) -> Promoted | None:
+        """What is promoted, as nodes get it."""
+        found = self._registry.promoted()
+        if found is None:
+            return None
+        alias, document, model = found
+        return Promoted(alias.number, document, model.signed_card, model.read)
+
+    def beside(self, run: str, layout: Layout) -> Beside | None:
+        """The promoted model, if the run's people can be asked about it by the run's plan.
+
+        It has to be of the same shape and catalogue, and be read the same way.
+        """
+        try:
+            promoted = self._registry.model(PROMOTED)
+        except UnknownError:
+            return None
+        catalogue = self._registry.run(run).submission.catalogue
+        alike = _read_by(self._registry.plan(run)) == _read_by(self._registry.plan(promoted.card.run))
+        if not alike or (promoted.card.layout, promoted.card.catalogue) != (layout.digest, catalogue):
+            _LOG.info("run %s is evaluated alone: the promoted model is of another shape, plan or catalogue", run)
+            return None
+        return Beside(unpack_model(promoted.read(), layout), promoted.card.model)
+
+
+def _read_by(plan: Plan) -> tuple[object, ...]:
+    """What of a plan says how a model's numbers are used."""
+    counted = plan.statistics
+    used = (counted.half_life, counted.content_half_life, counted.transition_weight, counted.content_weight)
+    return plan.model, plan.data.history_length, counted.active_items, counted.rank, used

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from silhouette_server.app import counting_of, secure_job
-from silhouette_server.coordination.federation import Job
+from silhouette_server.coordination.job import Job
 from silhouette_server.coordination.roster import Introduction
 from silhouette_server.coordination.secure import Desk
 from silhouette_server.enrolment.office import Office

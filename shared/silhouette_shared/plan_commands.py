@@ -138,12 +138,16 @@ def price_command(
         typer.Option("--runs", min=1, help="Whole runs on the same people: to choose settings by, or begun anew."),
     ] = 1,
     parameters: ParametersOption = None,
+    round_seconds: Annotated[
+        float | None,
+        typer.Option("--round-seconds", min=0.0, help="Seconds of a round, as `silhouette run show` tells them."),
+    ] = None,
     output: FormatOption = Format.text,
 ) -> None:
     """Say what a plan costs each person, before anybody runs it.
 
     Epsilon by every accountant and by who looks, where delta goes, what a round costs, and how the noise stands
-    against the signal. Nothing is read but the plan.
+    against the signal; with --parameters the bytes, with --round-seconds the time. Nothing is read but the plan.
     """
     from silhouette_shared.config import read_plan
     from silhouette_shared.privacy.price import price_document, price_plan
@@ -152,10 +156,37 @@ def price_command(
     price = price_plan(
         read, partners=partners, people=people, size=parameters, persons_partners=persons_partners, runs=runs
     )
+    effort = _effort(read, parameters, round_seconds)
     if output is Format.json:
-        emit(price_document(read, price))
+        emit({**price_document(read, price), "effort": effort})
         return
-    typer.echo("\n".join(_lines(read, price, partners or read.partition.partners)))
+    typer.echo("\n".join([*_lines(read, price, partners or read.partition.partners), *_effort_lines(effort)]))
+
+
+_BYTES_A_COORDINATE = 4  # a masked word up, a float32 down; all else of a round is some kilobytes
+
+
+def _effort(read: Plan, parameters: int | None, round_seconds: float | None) -> dict[str, float | int | None]:
+    """Bytes each way at a partner, and seconds, of a run's training; None where what they follow from is not given."""
+    rounds = read.privacy.rounds
+    each_way = None if parameters is None else _BYTES_A_COORDINATE * parameters
+    return {
+        "rounds": rounds,
+        "bytes_a_round": each_way,
+        "bytes": None if each_way is None else rounds * each_way,
+        "seconds": None if round_seconds is None else rounds * round_seconds,
+    }
+
+
+def _effort_lines(effort: dict[str, float | int | None]) -> list[str]:
+    rounds, each_way, total, seconds = (effort[name] for name in ("rounds", "bytes_a_round", "bytes", "seconds"))
+    traffic = (
+        "--parameters D gives the bytes"
+        if each_way is None or total is None
+        else f"{each_way / 1e6:.2f} MB up and as many down at a partner in a round, {total / 1e6:.1f} MB each way"
+    )
+    time = "--round-seconds S gives the time" if seconds is None else f"{rounds} rounds, {seconds / 60:.1f} minutes"
+    return [f"traffic           {traffic}", f"time              {time}"]
 
 
 def _lines(read: Plan, price: Price, partners: int) -> list[str]:
@@ -203,6 +234,11 @@ def _lines(read: Plan, price: Price, partners: int) -> list[str]:
         if price.noise_to_signal is not None:
             line += f"; its norm is {price.noise_to_signal:.3g} times the largest that the signal can have"
         lines.append(line)
+    if price.float32_summing is not None:
+        lines.append(
+            f"not charged       sums in float32 may lie {price.float32_summing:.2g} clip norms further apart; with "
+            f"that epsilon would be {_stated(price.with_summing)}"
+        )
     return lines
 
 

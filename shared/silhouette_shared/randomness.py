@@ -13,7 +13,8 @@ import builtins
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     import torch
     from cryptography.hazmat.primitives.ciphers import CipherContext
 
@@ -32,6 +34,7 @@ _TORCH_STATE_BYTES = 5056
 _TORCH_WORDS_AT = 24
 # What the cipher turns into its stream; kept, because making half a megabyte of zeros costs a quarter of encrypting it.
 _ZEROS = memoryview(bytes(2**19))
+_PIECE = 2**16  # of it at a time, where the result is wanted in the cache too
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,10 @@ def _filled_generator(take: Callable[[int], builtins.bytes], device: str | torch
     return generator
 
 
+def _zeros(count: int) -> builtins.bytes | memoryview:
+    return _ZEROS[:count] if count <= len(_ZEROS) else builtins.bytes(count)
+
+
 def _frame(part: str | int) -> bytes:
     """Write type, length and content, so that no two sequences give the same bytes."""
     kind, content = (b"s", part) if isinstance(part, str) else (b"i", str(part))
@@ -186,12 +193,35 @@ class SecureSource:
         """
         if count < 0:
             raise ValueError(f"expected a count of zero or more, got {count}")
+        with self._own():
+            return self._stream.update(_zeros(count))
+
+    def write(self, count: int, place: npt.NDArray[np.uint8]) -> None:
+        """Write the next `count` bytes of the stream to the start of `place`, for whoever draws many times.
+
+        Args:
+            count: How many, zero or more.
+            place: Shape (`count`,) or larger.
+
+        Raises:
+            ValueError: If there is too little room; then nothing was drawn.
+        """
+        if not 0 <= count <= len(place):
+            raise ValueError(f"expected room for {count} bytes, zero or more, got {len(place)}")
+        with self._own():
+            for start in range(0, count, _PIECE):
+                end = min(count, start + _PIECE)
+                self._stream.update_into(_ZEROS[: end - start], place[start:end].data)
+
+    @contextmanager
+    def _own(self) -> Iterator[None]:
+        """Hold the stream of this process for one thread."""
         if os.getpid() != self._process:
             # The lock of a forked child may have been held by a thread that does not exist here.
             self._lock = threading.Lock()
             self._rekey()
         with self._lock:
-            return self._stream.update(_ZEROS[:count] if count <= len(_ZEROS) else builtins.bytes(count))
+            yield
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled: two copies would give the same bytes."""

@@ -10,7 +10,8 @@ parameters. Engines:
     fused    without privacy, the best way we know: the fused softmax that training uses, Adam with `fused=True`
     private  book-keeping, noise from `torch.normal`, Adam with `fused=True`
     secure   the same with noise from AES-CTR on the integer grid, drawn beside the step, as production does
-             (both take their people in virtual batches of 128, which give the same sum in less memory)
+             (both take their people in virtual batches as production does, at most 128 people and 256 MiB of scores,
+             which give the same sum in less memory)
     hooks    Opacus' hooks, a gradient a person of every parameter, DPOptimizer
     ghost    Opacus' ghost clipping, on an encoder with a scoring table of its own: it refuses a shared one
 
@@ -46,8 +47,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from silhouette_client.training.bookkeeping import Bookkeeping
+from silhouette_client.training.private import people_at_once
 from silhouette_shared.allocator import keep_freed_memory
-from silhouette_shared.config import Model
+from silhouette_shared.config import Model, Training
 from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary, at_last
 from silhouette_shared.model.histories import UNKNOWN, Batch, Histories
 from silhouette_shared.model.objective import draw_negatives, hide_attributes, person_losses
@@ -59,7 +61,7 @@ from silhouette_shared.randomness import ReproducibleSource, SecureSource
 ENGINES = ("plain", "fused", "private", "secure", "hooks", "ghost")
 OURS = ENGINES[:4]
 LIMIT = 16 * 2**30
-PEOPLE_AT_ONCE = 128  # in the private engines
+PEOPLE_AT_ONCE = 128  # in the private engines, at most
 CLIP_NORM, NOISE_MULTIPLIER, GRID_BITS = 1.0, 1.0, 20
 ATTRIBUTE_WEIGHT, ATTRIBUTE_MASKING = 0.1, 0.5
 
@@ -196,7 +198,8 @@ def make_step(engine: str, cell: Cell) -> Step:
     generator = ReproducibleSource(0).child(engine).torch_generator()
     encoder = encoder_of(cell, generator)
     if engine in ("private", "secure"):
-        return _bookkeeping(engine, cell, encoder, batches_of(cell, PEOPLE_AT_ONCE, generator), generator)
+        at_once = people_at_once("bookkeeping", encoder, Training(negatives=cell.negatives))
+        return _bookkeeping(engine, cell, encoder, batches_of(cell, at_once, generator), generator)
     (batch,) = batches_of(cell, cell.people, generator)
     if engine in ("plain", "fused"):
         return _without_privacy(engine, cell, encoder, batch, generator)

@@ -328,13 +328,7 @@ def _trained(
 
 def _chosen(data: PartnerData, rows: NDArray[np.int64], name: str) -> PartnerData:
     """Some people of a partner, in the order of `rows`."""
-    own = torch.from_numpy(rows)
-    return PartnerData(
-        name=name,
-        users=tuple(data.users[row] for row in rows),
-        known=data.known.of_people(own),
-        targets=data.targets[own],
-    )
+    return data.of_people(torch.from_numpy(rows), name)
 
 
 @torch.no_grad()

@@ -12,11 +12,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 from silhouette_client.profiles.build import ProfileBatch, build_profiles
+from silhouette_client.profiles.details import Words, records_of
+from silhouette_client.profiles.heads import in_words, learn_heads
+from silhouette_client.profiles.record import encode_field
 from silhouette_shared.config import Plan, RowName, plan_document
 from silhouette_shared.files import write_atomically
+from silhouette_shared.model.appraisal import Sheet
 from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.figures import CUTOFF as FIGURE_CUTOFF
 from silhouette_shared.model.figures import FIGURES, Released, mean_of
+from silhouette_shared.model.histories import Histories
 from silhouette_shared.model.pairs import pair_count
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.accounting import curve, epsilons
@@ -24,6 +29,7 @@ from silhouette_shared.privacy.audit.result import for_statement, verify
 from silhouette_shared.privacy.budget import Budget, released, shares_of
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.privacy.statement import Audit, Facts, Release, privacy_statement
+from silhouette_shared.randomness import ReproducibleSource
 from silhouette_simulations.rows import (
     CUTOFF,
     Ranking,
@@ -116,7 +122,7 @@ def write_outputs(
         encoder = load_encoder(plan, world.vocabulary, parameters, device)
         _write_model(plan, world, folder, encoder, parameters, model_row, privacy)
         for partner in world.partners:
-            _write_partner(world, folder, encoder, partner, device)
+            _write_partner(world, folder, encoder, partner, device, plan.seed)
 
 
 def privacy_document(plan: Plan, world: World, budget: Budget | None) -> dict[str, object]:
@@ -190,6 +196,7 @@ def released_budget(plan: Plan, world: World, budget: Budget) -> Budget:
         "training": Layout.of(ProfileEncoder(plan.model, world.vocabulary, plan.data.history_length)).size,
     }
     sizes |= {name: len(figure.cells(world.vocabulary)) for name, figure in FIGURES.items()}
+    sizes["evaluation"] = Sheet(tuple(partner.name for partner in world.partners)).size
     parts: dict[str, SampledGaussian | None] = dict.fromkeys(("popularity", "transitions", "training"))
     for name, part in budget.parts.items():
         if sizes[name]:  # a figure without cells, as of attributes where there are none, is not released
@@ -286,7 +293,7 @@ def _ranks_table(rankings: Mapping[RowName, dict[str, Ranking]], world: World) -
             {
                 "row": row,
                 "partner": partner.name,
-                "user": list(partner.users),
+                "user": [partner.users[person] for person in partner.asked.tolist()],
                 "rank": by_partner[partner.name].ranks.numpy(),
             }
         )
@@ -343,16 +350,38 @@ def _write_partner(
     encoder: ProfileEncoder,
     partner: PartnerData,
     device: torch.device,
+    seed: int,
 ) -> None:
     known = partner.known.to(device)
-    profiles, recommendations = [], []
+    catalogue = world.catalogue
+    words = Words(catalogue.items, catalogue.titles, catalogue.categories, dict(world.attribute_classes))
+    profiles, recommendations, details = [], [], []
     for batch in build_profiles(encoder, known, cutoff=CUTOFF):
         profiles.append(_profile_rows(world, encoder, partner, batch))
         recommendations.append(_recommendation_rows(world, partner, batch))
+        for person, record in zip(batch.people.tolist(), records_of(encoder, known, batch, words, "run"), strict=True):
+            parts = {name: encode_field(record, name).decode("utf-8") for name in ("facts", "evidence", "items")}
+            details.append({"user": partner.users[person], **parts})
     where = f"partners/{partner.name}"
-    folder.write_parquet(f"{where}/profiles.parquet", pd.concat(profiles, ignore_index=True))
+    scores = pd.DataFrame(_score_columns(encoder, known, partner.name, seed), index=range(len(partner)))
+    rows = pd.concat([pd.concat(profiles, ignore_index=True), scores], axis=1)
+    folder.write_parquet(f"{where}/profiles.parquet", rows)
     folder.write_parquet(f"{where}/recommendations.parquet", pd.concat(recommendations, ignore_index=True))
+    folder.write_parquet(f"{where}/details.parquet", pd.DataFrame(details))
     folder.write_parquet(f"{where}/recent.parquet", _recent_rows(world, partner))
+
+
+def _score_columns(encoder: ProfileEncoder, known: Histories, partner: str, seed: int) -> dict[str, list[object]]:
+    """Conversion, churn and risk as the partner learns them from its own people; none where there are no times."""
+    if not known.has_times:
+        return {}
+    draw = ReproducibleSource(seed).child("heads", partner).torch_generator(known.items.device)
+    until = int(known.timestamps.max()) + 1
+    heads = learn_heads(encoder, known, until, draw)
+    columns: dict[str, list[object]] = {}
+    for name, (words, confidence) in in_words(heads.scores(encoder, known, until)).items():
+        columns |= {name: list(words), f"{name}_confidence": list(confidence)}
+    return columns
 
 
 def _profile_rows(world: World, encoder: ProfileEncoder, partner: PartnerData, batch: ProfileBatch) -> pd.DataFrame:

@@ -48,7 +48,9 @@ def partition(
       person's events, ties to the first by name) are spread over the partners in shares drawn
       from a symmetric Dirichlet distribution; the smaller `spec.concentration`, the more
       one-sided. Partner sizes arise from it. Hsu et al. 2019, https://arxiv.org/abs/1909.06335,
-      with categories in place of labels.
+      with categories in place of labels. With `spec.ratios` the sizes follow these, and each
+      partner draws its own mixture of favourites around everybody's, as that paper does
+      (section 3): smallest partner first, so that who is left over shapes the largest one least.
     - `attribute`: people are sorted by the declared attribute's value and dealt in equal slices,
       so that each partner holds few values; people without a value come last. Order inside a
       value is random.
@@ -79,7 +81,8 @@ def partition(
     generator = Generator(PCG64(seed))
     order = generator.permutation(people)
     if spec.scheme == "dirichlet":
-        groups = _dirichlet(favourites(events, users, catalogue), order, spec, generator)
+        favourite = favourites(events, users, catalogue)
+        groups = (_mixtures if spec.ratios else _dirichlet)(favourite, order, spec, generator)
     elif spec.scheme == "attribute":
         groups = _slices(_by_attribute(users, order, spec.attribute), [1.0] * spec.partners)
     else:
@@ -179,6 +182,32 @@ def _dirichlet(
             shares = np.eye(spec.partners)[generator.integers(spec.partners)]
         for group, part in zip(groups, _slices(members, list(shares)), strict=True):
             group.extend(part)
+    return groups
+
+
+def _mixtures(
+    favourite: NDArray[np.int64],
+    order: NDArray[np.int64],
+    spec: PartitionSpec,
+    generator: Generator,
+) -> list[list[int]]:
+    """Partners of given sizes, each with a mixture of favourites drawn from a Dirichlet distribution of its own."""
+    waiting = [[int(row) for row in order[favourite[order] == group]] for group in range(int(favourite.max()) + 1)]
+    sizes = _apportioned(len(order), spec.ratios)
+    groups: list[list[int]] = [[] for _ in range(spec.partners)]
+    # Everybody's mixture is the mean; the sum is that of a symmetric distribution over as many categories.
+    concentration = spec.concentration * np.array([max(len(members), 1e-9) for members in waiting])
+    concentration *= len(waiting) / len(order)
+    for partner in sorted(range(spec.partners), key=lambda number: sizes[number]):
+        # A gamma draw each, in logarithms: a category that has run out leaves the others in their proportion.
+        weights = np.log(generator.gamma(concentration + 1))
+        weights += np.log1p(-generator.random(len(waiting))) / concentration
+        while len(groups[partner]) < sizes[partner]:
+            left = np.array([len(members) for members in waiting])
+            share = np.exp(np.where(left > 0, weights, -np.inf) - weights[left > 0].max())
+            wanted = np.minimum(left, _apportioned(sizes[partner] - len(groups[partner]), list(share)))
+            for members, count in zip(waiting, wanted, strict=True):
+                groups[partner] += [members.pop() for _ in range(count)]
     return groups
 
 

@@ -28,15 +28,13 @@ from silhouette_shared.model.evaluation import (
     AttributeScore,
     Interval,
     attribute_scores,
-    hit_rate,
-    ndcg,
-    ndcg_gains,
     paired_bootstrap,
+    person_figures,
 )
 from silhouette_shared.model.histories import UNKNOWN, Histories
 from silhouette_shared.model.quantised import export_int8, load_int8, size_bytes
 from silhouette_shared.randomness import ReproducibleSource
-from silhouette_simulations.rows import CUTOFF, rank_quickly
+from silhouette_simulations.rows import CUTOFF, mean_figures, rank_quickly
 from silhouette_simulations.training import load_encoder
 from silhouette_simulations.world import PartnerData, World
 
@@ -146,13 +144,14 @@ def compress(encoder: ProfileEncoder, partner: PartnerData, device: torch.device
         with torch.no_grad():
             for name, value in encoder.named_parameters():
                 value.copy_(whole[name])
+    (_, whole_gains), (_, small_gains) = (person_figures(ranks, partner.asked, CUTOFF) for ranks in (before, after))
     draw = ReproducibleSource(0).child("int8").torch_generator()
     return Compressed(
         bytes_before=size_bytes(whole),
         bytes_after=size_bytes(small),
-        ndcg_before=ndcg(before, CUTOFF),
-        ndcg_after=ndcg(after, CUTOFF),
-        difference=paired_bootstrap(ndcg_gains(after, CUTOFF), ndcg_gains(before, CUTOFF), generator=draw),
+        ndcg_before=float(whole_gains.mean()),
+        ndcg_after=float(small_gains.mean()),
+        difference=paired_bootstrap(small_gains, whole_gains, generator=draw),
     )
 
 
@@ -180,12 +179,12 @@ def examine(
     encoder = load_encoder(plan, world.vocabulary, parameters, device)
     everybody = world.pooled()
     known = everybody.known.to(device)
-    ranks = rank_quickly(encoder, everybody, device)
+    hits, gain = mean_figures([everybody], [rank_quickly(encoder, everybody, device)])
     source = ReproducibleSource(seed).child("examine")
     chosen = torch.randperm(len(everybody), generator=source.child("people").torch_generator())[:people]
     return Findings(
-        hr_at_10=hit_rate(ranks, CUTOFF),
-        ndcg_at_10=ndcg(ranks, CUTOFF),
+        hr_at_10=hits,
+        ndcg_at_10=gain,
         probes=probe_attributes(
             profile_features(encoder, known), known, world.attribute_classes, world.vocabulary.items, seed
         ),

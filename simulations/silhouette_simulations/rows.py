@@ -16,14 +16,13 @@ from silhouette_shared.model.evaluation import (
     attribute_scores,
     coverage,
     diversity,
-    hit_rate,
     mean_interval,
-    ndcg,
-    ndcg_gains,
     novelty,
+    person_figures,
     pessimistic_ranks,
     top_items,
 )
+from silhouette_shared.model.histories import Histories
 from silhouette_shared.randomness import ReproducibleSource
 from silhouette_simulations.baselines import Ease, Popularity, Scorer, TransitionCounts
 from silhouette_simulations.world import PartnerData, World
@@ -49,7 +48,7 @@ PRIVATE_ROWS: frozenset[RowName] = frozenset({"private_statistics", "federated_p
 class Ranking:
     """What one method answers for the people of one partner."""
 
-    ranks: Tensor  # (U,) int64, 0 is best
+    ranks: Tensor  # (N,) int64, 0 is best, one for each of the partner's targets
     top: Tensor  # (U, CUTOFF) item numbers
 
 
@@ -63,11 +62,10 @@ class ModelRanking:
 
 def rank_model(encoder: ProfileEncoder, partner: PartnerData, device: torch.device) -> ModelRanking:
     """Rank the next event of a partner's people by a trained encoder."""
-    known, targets = partner.known.to(device), partner.targets.to(device)
+    known = partner.known.to(device)
     ranks, top, guesses = [], [], []
     for batch in build_profiles(encoder, known, cutoff=CUTOFF):
-        seen = seen_items(known, batch.people)
-        ranks.append(pessimistic_ranks(batch.scores, targets[batch.people], seen))
+        ranks.append(ranks_of_targets(batch.scores, partner, known, batch.people))
         top.append(batch.recommended)
         guesses.append(batch.attributes)
     return ModelRanking(
@@ -78,15 +76,40 @@ def rank_model(encoder: ProfileEncoder, partner: PartnerData, device: torch.devi
 
 @torch.no_grad()
 def rank_quickly(encoder: ProfileEncoder, partner: PartnerData, device: torch.device) -> Tensor:
-    """Ranks (U,) alone, for watching a training."""
+    """Ranks (N,) alone, for watching a training."""
     encoder.eval()
-    known, targets = partner.known.to(device), partner.targets.to(device)
+    known = partner.known.to(device)
     ranks = []
-    for people in torch.arange(len(partner), device=device).split(_PEOPLE_AT_ONCE):
+    if not len(partner.asked):
+        return torch.zeros(0, dtype=torch.int64)
+    for people in partner.asked.unique_consecutive().to(device).split(_PEOPLE_AT_ONCE):
         batch = known.batch(people, encoder.history_length)
         scores = encoder.item_scores(at_last(encoder(batch).state, batch.lengths))
-        ranks.append(pessimistic_ranks(scores, targets[people], seen_items(known, people)))
+        ranks.append(ranks_of_targets(scores, partner, known, people))
     return torch.cat(ranks).cpu()
+
+
+def mean_figures(partners: Sequence[PartnerData], ranks: Sequence[Tensor]) -> tuple[float, float]:
+    """Mean hits and NDCG over all people of some partners of whom something is asked."""
+    found = [person_figures(own, p.asked, CUTOFF) for p, own in zip(partners, ranks, strict=True) if len(p.asked)]
+    return float(torch.cat([hits for hits, _ in found]).mean()), float(torch.cat([gains for _, gains in found]).mean())
+
+
+def ranks_of_targets(scores: Tensor, partner: PartnerData, known: Histories, people: Tensor) -> Tensor:
+    """Ranks of all targets of some people, in the order of the partner's targets.
+
+    What else is asked for of the same person counts as any other item.
+
+    Args:
+        scores: Of the items for each of the people, (B, V + 1).
+        partner: Whose people they are.
+        known: Its histories, on the device of the scores.
+        people: Row numbers, ascending, (B,).
+    """
+    own = (partner.asked >= int(people[0])) & (partner.asked <= int(people[-1]))
+    line = torch.searchsorted(people, partner.asked[own].to(people.device))
+    targets = partner.targets[own].to(people.device)
+    return pessimistic_ranks(scores[line], targets, seen_items(known, people)[line])
 
 
 def rank_baseline(row: RowName, world: World) -> dict[str, Ranking]:
@@ -110,9 +133,8 @@ def _rank_scorer(scorer: Scorer, partner: PartnerData, histories: Sequence[np.nd
     ranks, top = [], []
     for people in torch.arange(len(partner)).split(_PEOPLE_AT_ONCE):
         scores = torch.from_numpy(scorer.scores([histories[i] for i in people.tolist()]))
-        seen = seen_items(partner.known, people)
-        ranks.append(pessimistic_ranks(scores, partner.targets[people], seen))
-        top.append(top_items(scores, seen, CUTOFF))
+        ranks.append(ranks_of_targets(scores, partner, partner.known, people))
+        top.append(top_items(scores, seen_items(partner.known, people), CUTOFF))
     return Ranking(ranks=torch.cat(ranks), top=torch.cat(top))
 
 
@@ -139,29 +161,34 @@ def summarise(
     The interval is a percentile bootstrap over people, at 95 %. The gap is the best partner's NDCG less the worst's.
     """
     names = [partner.name for partner in world.partners]
-    ranks = torch.cat([rankings[name].ranks for name in names])
+    figures = {
+        partner.name: person_figures(rankings[partner.name].ranks, partner.asked, CUTOFF)
+        for partner in world.partners
+        if len(partner.asked)
+    }
+    hits, gains = (torch.cat([figures[name][number] for name in figures]) for number in (0, 1))
     top = torch.cat([rankings[name].top for name in names])
     generator = ReproducibleSource(0).child("bootstrap", row).torch_generator()
-    interval = mean_interval(ndcg_gains(ranks, CUTOFF), generator=generator)
+    interval = mean_interval(gains, generator=generator)
     per_partner: list[dict[str, object]] = [
         {
             "row": row,
             "partner": name,
-            "users": len(rankings[name].ranks),
-            "hr_at_10": hit_rate(rankings[name].ranks, CUTOFF),
-            "ndcg_at_10": ndcg(rankings[name].ranks, CUTOFF),
+            "users": len(found[0]),
+            "hr_at_10": float(found[0].mean()),
+            "ndcg_at_10": float(found[1].mean()),
         }
-        for name in names
+        for name, found in figures.items()
     ]
-    by_name = {name: ndcg(rankings[name].ranks, CUTOFF) for name in names}
-    worst = min(names, key=lambda name: (by_name[name], name))
+    by_name = {name: float(found[1].mean()) for name, found in figures.items()}
+    worst = min(by_name, key=lambda name: (by_name[name], name))
     categories = torch.from_numpy(world.catalogue.category_matrix)
     padded = torch.cat([categories.new_zeros(1, categories.shape[1]), categories])
     line: dict[str, object] = {
         "name": row,
         "label": LABELS[row],
-        "hr_at_10": hit_rate(ranks, CUTOFF),
-        "ndcg_at_10": ndcg(ranks, CUTOFF),
+        "hr_at_10": float(hits.mean()),
+        "ndcg_at_10": float(gains.mean()),
         "ndcg_low": interval.low,
         "ndcg_high": interval.high,
         "coverage_at_10": coverage(top, len(world.catalogue.items)),
@@ -171,7 +198,7 @@ def summarise(
         "worst_partner_ndcg": by_name[worst],
         "gap": max(by_name.values()) - by_name[worst],
         "private": row in PRIVATE_ROWS,
-        "users": len(ranks),
+        "users": len(gains),
     }
     return line, per_partner
 

@@ -24,7 +24,6 @@ from silhouette_server.coordination.checkpoints import Checkpoint, read_checkpoi
 from silhouette_server.coordination.federation import RoundRecord
 from silhouette_shared.config import Plan, RowName, with_changes
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
-from silhouette_shared.model.evaluation import hit_rate, ndcg
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.budget import Budget, budget_of
 from silhouette_simulations.datasets import Dataset
@@ -32,11 +31,11 @@ from silhouette_simulations.outputs import analytics_document, write_outputs
 from silhouette_simulations.progress import Progress
 from silhouette_simulations.report import write_report
 from silhouette_simulations.rows import (
-    CUTOFF,
     LABELS,
     PRIVATE_ROWS,
     ModelRanking,
     Ranking,
+    mean_figures,
     rank_baseline,
     rank_model,
     rank_quickly,
@@ -284,8 +283,8 @@ class _Simulation:
             line: dict[str, object] = {**vars(record), "hr_at_10": None, "ndcg_at_10": None}
             if record.round % self.plan.evaluation.every_rounds == 0 or record.round == rounds:
                 encoder = load_encoder(self.plan, self.world.vocabulary, parameters, self.machine.device)
-                ranks = torch.cat([rank_quickly(encoder, p, self.machine.device) for p in partners])
-                line["hr_at_10"], line["ndcg_at_10"] = hit_rate(ranks, CUTOFF), ndcg(ranks, CUTOFF)
+                ranks = [rank_quickly(encoder, p, self.machine.device) for p in partners]
+                line["hr_at_10"], line["ndcg_at_10"] = mean_figures(partners, ranks)
             with log.open("a", encoding="utf-8") as file:
                 # A line that a kill or a full disk cut off ends here, and spoils no other.
                 file.write("\n" + json.dumps(line) + "\n")

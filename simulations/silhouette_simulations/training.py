@@ -10,9 +10,10 @@ from torch import Tensor
 from silhouette_client.node_folder import write_node_folder
 from silhouette_client.training.engine import EngineName
 from silhouette_server.app import counting_of, make_server_app, secure_job
-from silhouette_server.coordination.federation import CheckedStrategy, Job, RoundRecord
+from silhouette_server.coordination.federation import Beside, CheckedStrategy, Job, RoundRecord
 from silhouette_server.coordination.secure import Desk
 from silhouette_shared.config import Plan
+from silhouette_shared.model.appraisal import Appraised
 from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
 from silhouette_shared.model.figures import Released
 from silhouette_shared.model.prior import PriorShape
@@ -34,6 +35,7 @@ class Trained:
     parameters: Tensor  # (D + P,) with the prior of a run with statistics
     records: tuple[RoundRecord, ...]
     figures: Mapping[str, Released] = field(default_factory=dict)  # what else was released of the people
+    appraisal: Appraised | None = None  # the federated evaluation, by partner; None without one
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ def train_together(
     records: Path | None = None,
     machine: Machine,
     on_round: Callable[[RoundRecord, Tensor], None],
+    start: Tensor | None = None,
+    beside: Beside | None = None,
 ) -> Trained:
     """Train one model on several partners through Flower, or on one partner alone, which is the same with one node.
 
@@ -140,6 +144,8 @@ def train_together(
         records: For the signed records of secure rounds, which outlast the training; None keeps them in `folder`.
         machine: Backend, device, workers and engine.
         on_round: Told every finished round and the model after it.
+        start: The model to begin with, (D,) or (D + P,), whose prior is not taken over; None begins afresh.
+        beside: A model of the same shape that the federated evaluation is to compare with.
     """
     vocabulary = vocabulary_for(plan, world.vocabulary, budget)
     initial = new_encoder(plan, vocabulary, torch.device("cpu"))
@@ -167,7 +173,7 @@ def train_together(
         schedule=plan.training if budget is None else plan.privacy,
         replies=plan.replies if len(partners) > 1 else type(plan.replies)(),
         partners=len(partners),
-        initial=read_vector(initial, layout),
+        initial=read_vector(initial, layout) if start is None else start[: layout.size],
         counting=counting_of(plan, vocabulary, budget),
         secure=None
         if keys is None
@@ -177,6 +183,7 @@ def train_together(
         training=None if budget is None else budget.training,
         checkpoint=folder / "checkpoint.safetensors",
         on_round=on_round,
+        beside=lambda: beside,
     )
     finished: list[CheckedStrategy] = []
     run_apps(
@@ -189,4 +196,9 @@ def train_together(
         engine=machine.engine,
     )
     (strategy,) = finished
-    return Trained(parameters=strategy.model, records=strategy.records, figures=strategy.figures)
+    return Trained(
+        parameters=strategy.model,
+        records=strategy.records,
+        figures=strategy.figures,
+        appraisal=strategy.appraisal,
+    )

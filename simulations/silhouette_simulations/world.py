@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,22 +18,38 @@ from silhouette_shared.model.histories import Histories
 from silhouette_shared.randomness import ReproducibleSource
 from silhouette_simulations.datasets import Dataset
 from silhouette_simulations.partitioning import partition
-
-LEFT_OUT = {"test": 1, "validation": 2}
-"""How many of a person's last events are held out, by what is asked for."""
+from silhouette_simulations.splitting import Split, hold_out
 
 
 @dataclass(frozen=True)
 class PartnerData:
-    """One partner's people, split into what is trained on and the one event that is asked for."""
+    """One partner's people, split into what is trained on and what is asked for."""
 
     name: str
     users: tuple[str, ...]
-    known: Histories  # everything before the target; trained on, and the history that is ranked from
-    targets: Tensor  # (U,) item numbers
+    known: Histories  # trained on, and the history that is ranked from
+    targets: Tensor  # (N,) item numbers
+    asked: Tensor  # (N,) row of the person of each target, ascending; some people may have none
+    edges: Tensor  # (E, 2) rows of people who are connected, each pair in both directions; never leaves the partner
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def of_people(self, rows: Tensor, name: str) -> "PartnerData":
+        """Some of the people, in the order of the row numbers (U',), with the edges among them."""
+        place = torch.full((len(self),), -1, dtype=torch.int64)
+        place[rows] = torch.arange(len(rows))
+        moved = place[self.asked]
+        order = moved[moved >= 0].argsort(stable=True)
+        ends = place[self.edges]
+        return PartnerData(
+            name=name,
+            users=tuple(self.users[row] for row in rows.tolist()),
+            known=self.known.of_people(rows),
+            targets=self.targets[moved >= 0][order],
+            asked=moved[moved >= 0][order],
+            edges=ends[(ends >= 0).all(1)],
+        )
 
 
 @dataclass(frozen=True)
@@ -46,6 +63,7 @@ class World:
     attribute_classes: dict[str, tuple[str, ...]]
     partners: tuple[PartnerData, ...]
     events: int
+    edges: int = 0  # connections between people of the data set, each counted once
 
     @property
     def people(self) -> int:
@@ -54,12 +72,20 @@ class World:
 
     def pooled(self) -> PartnerData:
         """All people as if one partner held them, in the order of the partners."""
+        before = np.cumsum([0] + [len(partner) for partner in self.partners]).tolist()
         return PartnerData(
             name="pooled",
             users=tuple(user for partner in self.partners for user in partner.users),
             known=concatenate([partner.known for partner in self.partners]),
             targets=torch.cat([partner.targets for partner in self.partners]),
+            asked=torch.cat([p.asked + start for p, start in zip(self.partners, before[:-1], strict=True)]),
+            edges=torch.cat([p.edges + start for p, start in zip(self.partners, before[:-1], strict=True)]),
         )
+
+    @property
+    def edges_cut(self) -> int:
+        """Connections between people of different partners, which no partner knows of."""
+        return self.edges - sum(len(partner.edges) for partner in self.partners) // 2
 
 
 def concatenate(parts: list[Histories]) -> Histories:
@@ -79,6 +105,26 @@ def concatenate(parts: list[Histories]) -> Histories:
     )
 
 
+def split_of(plan: Plan, dataset: Dataset) -> tuple[pd.DataFrame, Split]:
+    """The events that a plan reads, and how it splits them.
+
+    Raises:
+        UsageError: If there are none, or none can be held out.
+    """
+    events = dataset.events
+    if plan.data.behaviours:
+        events = events[events["behaviour"].isin(plan.data.behaviours)]
+        if not len(events):
+            raise UsageError(
+                f"{dataset.name}: expected events of the behaviours {', '.join(plan.data.behaviours)}, got none; "
+                "change data.behaviours"
+            )
+    split = hold_out(dataset, events, plan.evaluation, ReproducibleSource(plan.seed).child("hold out").number())
+    if not len(split.held_out):
+        raise UsageError(f"{dataset.name}: expected events to hold out, got none; change evaluation.split or its share")
+    return events, split
+
+
 def build_world(plan: Plan, dataset: Dataset) -> World:
     """Deal a data set to the partners of a plan and hold out the target events.
 
@@ -86,31 +132,31 @@ def build_world(plan: Plan, dataset: Dataset) -> World:
         UsageError: If a person has too few events to hold one out, or the plan asks for what the data do not have.
     """
     catalogue = replace_content(dataset.catalogue, plan.model.content_width)
-    left_out = LEFT_OUT[plan.evaluation.target]
+    events, split = split_of(plan, dataset)
+    people = dataset.users[dataset.users["user"].isin(set(split.known["user"]))]
+    edges = _edges(dataset.edges, people)
     seed = ReproducibleSource(plan.seed).child("partition").number()
-    dealt = partition(dataset.events, dataset.users, catalogue, plan.partition, seed)
+    dealt = partition(events, people, catalogue, plan.partition, seed)
     partners = []
     for name, users in dealt.items():
-        rows = dataset.users[dataset.users["user"].isin(set(users))]
-        full = pack(
-            dataset.events,
+        rows = people[people["user"].isin(set(users))]
+        known = pack(
+            split.known,
             rows,
             items=catalogue.index,
             attributes=dataset.attributes,
             has_times=dataset.times == "utc",
             text_width=plan.model.text_width,
         )
-        if int(full.lengths.min()) <= left_out:
-            raise UsageError(
-                f"{dataset.name}: expected more than {left_out} events of every person, to hold "
-                f"out the {plan.evaluation.target} event; some have fewer"
-            )
+        targets, asked = _targets(split.held_out, rows, catalogue)
         partners.append(
             PartnerData(
                 name=name,
                 users=tuple(rows["user"]),
-                known=full.without_last(left_out),
-                targets=full.items[full.offsets[1:] - left_out],
+                known=known,
+                targets=targets,
+                asked=asked,
+                edges=_inside(edges, rows),
             )
         )
     return World(
@@ -118,14 +164,42 @@ def build_world(plan: Plan, dataset: Dataset) -> World:
         dataset_digest=dataset.digest,
         catalogue=catalogue,
         vocabulary=Vocabulary(
-            categories=_with_padding(catalogue.category_matrix),
-            content=_with_padding(catalogue.content),
+            categories=with_padding(catalogue.category_matrix),
+            content=with_padding(catalogue.content),
             attributes=tuple((name, len(classes)) for name, classes in dataset.attributes.items()),
         ),
         attribute_classes=dict(dataset.attributes),
         partners=tuple(partners),
-        events=len(dataset.events),
+        events=len(events),
+        edges=len(edges),
     )
+
+
+def _targets(held_out: pd.DataFrame, users: pd.DataFrame, catalogue: Catalogue) -> tuple[Tensor, Tensor]:
+    """Items asked for and whose they are, in the order of the people."""
+    rows = pd.Index(users["user"]).get_indexer(pd.Index(held_out["user"]))
+    order = np.argsort(rows, kind="stable")
+    order = order[rows[order] >= 0]
+    items = held_out["item"].iloc[order].map(catalogue.index).to_numpy(dtype=np.int64, copy=True)
+    return torch.from_numpy(items), torch.from_numpy(rows[order].astype(np.int64))
+
+
+def _edges(edges: pd.DataFrame | None, users: pd.DataFrame) -> pd.DataFrame:
+    """Every connection between two different people once, columns user and other."""
+    if edges is None:
+        return pd.DataFrame({"user": [], "other": []}, dtype=object)
+    known = set(users["user"])
+    both = edges[edges["user"].isin(known) & edges["other"].isin(known) & (edges["user"] != edges["other"])]
+    pairs = np.sort(both[["user", "other"]].to_numpy(dtype=object).astype(str), axis=1)
+    return pd.DataFrame(pairs, columns=["user", "other"]).drop_duplicates(ignore_index=True)
+
+
+def _inside(edges: pd.DataFrame, users: pd.DataFrame) -> Tensor:
+    """Connections among some people, both ways, as their rows (E, 2)."""
+    index = pd.Index(users["user"])
+    rows = np.stack([index.get_indexer(pd.Index(edges[side])) for side in ("user", "other")], axis=1)
+    ends = torch.from_numpy(rows[(rows >= 0).all(1)].astype(np.int64)).view(-1, 2)
+    return torch.cat([ends, ends.flip(1)])
 
 
 def replace_content(catalogue: Catalogue, width: int) -> Catalogue:
@@ -135,5 +209,6 @@ def replace_content(catalogue: Catalogue, width: int) -> Catalogue:
     return replace(catalogue, content=content_vectors(catalogue.texts, width))
 
 
-def _with_padding(matrix: NDArray[np.float32]) -> Tensor:
+def with_padding(matrix: NDArray[np.float32]) -> Tensor:
+    """A row for each item, behind a row of zeros for the padding."""
     return torch.from_numpy(np.concatenate([np.zeros_like(matrix[:1]), matrix]))

@@ -27,12 +27,14 @@ from silhouette_shared.wire import (
 from silhouette_shared.wire.exchange import Answer, Exchange, ExchangeStep
 from silhouette_shared.wire.messages import StatisticName
 from silhouette_shared.wire.offers import OfferAnswer, OfferRequest, Refusal, RosterHeld, RosterNotice
+from silhouette_shared.wire.promoted import ModelHeld, ModelNotice
 
 
 class FakeNode:
     """Answers every step, or refuses with `error`."""
 
     error: SilhouetteError | None = None
+    held = ModelHeld("north", 4)
     reply = OfferAnswer(Refusal("north", "hours", "expected a time from 20:00 to 06:00", 3))
 
     def offer(self, request: OfferRequest) -> OfferAnswer:
@@ -40,6 +42,9 @@ class FakeNode:
 
     def roster(self, notice: RosterNotice) -> RosterHeld:
         return RosterHeld("north", 3, "")
+
+    def model(self, notice: ModelNotice) -> ModelHeld:
+        return self.held
 
     def describe(self, request: DescribeRequest) -> Description:
         raise NotImplementedError
@@ -68,6 +73,16 @@ def numbers(registry: CollectorRegistry) -> dict[str, float]:
 @pytest.fixture
 def registry() -> CollectorRegistry:
     return CollectorRegistry(auto_describe=False)
+
+
+def test_the_model_that_is_held_and_one_that_was_refused_are_shown(registry: CollectorRegistry) -> None:
+    inner = FakeNode()
+    node = CountedNode(inner, registry)
+    node.model(ModelNotice(b"alias", b"card"))
+    assert numbers(registry)["silhouette_model_number"] == 4
+    inner.held = ModelHeld("north", 4, refusal="older_alias: expected number 4 or a later one, got 3")
+    node.model(ModelNotice(b"alias", b"card"))
+    assert numbers(registry)['silhouette_refusals_total{code="older_alias",step="model"}'] == 1
 
 
 def test_answers_rounds_and_seconds_are_counted_by_step(registry: CollectorRegistry) -> None:

@@ -22,6 +22,7 @@ from tests.integration import kills
 from tests.integration.consortium_by_hand import photograph
 from tests.integration.desk import PLAN
 
+from silhouette_client.outbox import OUTBOX_NAME, read_outbox
 from silhouette_server.processes.holders import supernode_pem
 from silhouette_shared.cards.content import unpack_model
 from silhouette_shared.config import read_plan
@@ -114,6 +115,11 @@ def test_a_run_ends_with_the_simulations_model(stage: Stage, tmp_path: Path) -> 
     kept = Path(os.environ.get("SILHOUETTE_TEST_SCREENSHOTS", tmp_path))  # CI keeps `deployment.png`
     picture = photograph(stage.deployment, [run], kept)
     assert picture is None or picture.stat().st_size > 60_000  # far more than an empty page takes
+    for name in stage.deployment.people:
+        sent = [one for one in read_outbox(stage.deployment.homes.node(name).folder / OUTBOX_NAME) if one.run == run]
+        masked = [one for one in sent if one.purpose == "training" and one.step == "mask"]
+        assert sorted({one.round for one in masked}) == list(range(1, ROUNDS + 1))
+        assert all(one.size > 4 * len(model) for one in masked)
 
 
 def test_from_outside_the_gate_there_is_no_control_call_no_task_call_and_no_run_listing(stage: Stage) -> None:

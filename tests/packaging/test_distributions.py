@@ -146,6 +146,7 @@ def test_the_command_and_its_nouns_are_declared_as_entry_points() -> None:
         "profile": "silhouette_client.cli:profile",
         "recommend": "silhouette_client.cli:recommend",
         "run": "silhouette_server.cli:run",
+        "segment": "silhouette_client.cli:segment",
         "sim": "silhouette_simulations.cli:sim",
         "subject": "silhouette_client.cli:subject",
     }

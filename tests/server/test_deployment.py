@@ -41,6 +41,12 @@ class Store:
     def book(self, *_: object) -> None:
         raise AssertionError("not reached")
 
+    def beside(self, *_: object) -> None:
+        raise AssertionError("not reached")
+
+    def promoted(self) -> None:
+        """Nothing is."""
+
 
 class Link:
     """A SuperLink of which only the list of keys is asked."""

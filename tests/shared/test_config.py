@@ -128,6 +128,8 @@ OTHER_VALUES: dict[str, object] = {
     "analytics.evaluation_share": 0.1,
     "name": "other",
     "data.dataset": "ml-1m",
+    "data.behaviours": ["rate"],
+    "evaluation.split": "random",
     "partition.scheme": "dirichlet",
     "partition.ratios": [1.0],
     "partition.attribute": "age",

@@ -102,11 +102,54 @@ def test_the_price_is_printed_for_people_and_for_programs(file: Path) -> None:
         "batch cap",
         "only if secure aggregation failed",
         "times the largest that the signal can have",
+        "not charged       sums in float32 may lie 0.0",
     ):
         assert words in shown.output
     document = json.loads(run("price", file, "--format", "json").stdout)
     assert 7.95 < document["epsilon"] <= 8.0
     assert document["batch"] == {"expected": None, "cap": None, "overflow": None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--people", 0), "--people"),
+        (("--people", -5), "--people"),
+        (("--parameters", 0), "--parameters"),
+        (("--partners", 0), "--partners"),
+        (("--partners", 3, "--persons-partners", 4), "expected a person at 1 to 3 partners, got 4"),
+        (("--runs", 0), "--runs"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused_by_name(file: Path, arguments: tuple[object, ...], words: str) -> None:
+    refused = run("price", file, *arguments)
+    assert refused.exit_code != 0
+    assert words in (refused.output if refused.exit_code == 2 else str(refused.exception))
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("epsilon = 0", "privacy.epsilon: expected a positive number"),
+        ("epsilon = 1e-3", "expected a finite epsilon of at least 0.05"),
+        ("epsilon = nan", "privacy.epsilon"),
+        ("delta = 1e-12", "delta"),
+        ("delta = 1.0", "privacy.delta: expected a number between 0 and 1"),
+        ("sampling_rate = 0", "privacy.sampling_rate: expected a fraction above 0"),
+        ("sampling_rate = 1.5", "privacy.sampling_rate: expected a fraction above 0"),
+        ("rounds = -1", "privacy.rounds: expected 0 to 100000 rounds"),
+        ("rounds = 0", "privacy.rounds: expected at least 1 round to price, got none"),
+        ("rounds = 2.5", "privacy.rounds"),
+        ("local_steps = 0", "privacy.local_steps: expected at least 1"),
+        ("clip_norm = inf", "privacy.clip_norm"),
+        ("clip_norm = -1", "privacy.clip_norm: expected a positive number"),
+    ],
+)
+def test_a_plan_of_nonsense_has_no_price_and_names_the_setting(file: Path, setting: str, words: str) -> None:
+    file.write_text(f'name = "small"\n[privacy]\n{setting}\n', encoding="utf-8")
+    refused = run("price", file)
+    assert isinstance(refused.exception, UsageError)
+    assert words in str(refused.exception)
 
 
 def test_the_noun_is_imported_without_anything_heavy() -> None:
@@ -116,3 +159,18 @@ def test_the_noun_is_imported_without_anything_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_price_says_what_a_run_moves_and_how_long_it_takes(file: Path) -> None:
+    done = run("price", file, "--parameters", 1_000_000, "--round-seconds", 15, "--format", "json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["effort"] == {
+        "rounds": 10,
+        "bytes_a_round": 4_000_000,
+        "bytes": 40_000_000,
+        "seconds": 150.0,
+    }
+    text = run("price", file, "--parameters", 1_000_000, "--round-seconds", 15).output
+    assert "4.00 MB up and as many down at a partner in a round, 40.0 MB each way" in text
+    assert "10 rounds, 2.5 minutes" in text
+    assert "--parameters D gives the bytes" in run("price", file).output

@@ -154,6 +154,19 @@ def test_the_secure_stream_is_aes_256_in_counter_mode(monkeypatch: pytest.Monkey
     assert source.bytes(5) + source.bytes(11) == known
 
 
+def test_what_is_written_into_memory_is_the_same_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.urandom", bytes)
+    one, other = SecureSource(), SecureSource()
+    place = np.full(3_000_000, 77, dtype=np.uint8)
+    for count in (5, 0, 16, 2**19, 2**20 + 3):
+        one.write(count, place)
+        assert place[:count].tobytes() == other.bytes(count)
+    assert place[-1] == 77
+    with pytest.raises(ValueError, match="expected room for 100 bytes, zero or more, got 99"):
+        one.write(100, place[:99])
+    assert one.bytes(8) == other.bytes(8)
+
+
 def test_the_key_of_a_secure_source_comes_from_the_operating_system(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -51,7 +51,7 @@ def specs(draw: st.DrawFn) -> PartitionSpec:
         partners=partners,
         scheme=scheme,
         concentration=draw(st.floats(1e-6, 100)),
-        ratios=tuple(draw(ratios)) if scheme == "sizes" else (),
+        ratios=tuple(draw(ratios)) if scheme == "sizes" or (scheme == "dirichlet" and draw(st.booleans())) else (),
         attribute="occupation" if scheme == "attribute" else "",
     )
 
@@ -116,6 +116,24 @@ def test_a_small_concentration_separates_favourites_and_a_large_one_mixes_them()
     overall = np.bincount(favourite).max() / 600
     assert one_sidedness(1000.0) == pytest.approx(overall, abs=0.05)
     assert one_sidedness(0.05) > overall + 0.1
+
+
+def test_dirichlet_with_ratios_has_these_sizes_and_mixtures_of_its_own() -> None:
+    events, users = people(620)
+    ratios = (1, 2, 4, 8, 16)
+
+    def smallest_share(concentration: float) -> float:
+        spec = PartitionSpec(partners=5, scheme="dirichlet", concentration=concentration, ratios=ratios)
+        shares = []
+        for seed in range(20):
+            dealt = partition(events, users, CATALOGUE, spec, seed)
+            assert [len(members) for members in dealt.values()] == [20, 40, 80, 160, 320]
+            shares.append(describe(dealt, events, users, CATALOGUE)["partner-0"].favourite_share)
+        return float(np.mean(shares))
+
+    overall = np.bincount(favourites(events, users, CATALOGUE)).max() / 620
+    assert smallest_share(1e4) == pytest.approx(overall, abs=0.05)
+    assert smallest_share(0.1) > overall + 0.1
 
 
 def test_by_attribute_a_partner_holds_few_values() -> None:

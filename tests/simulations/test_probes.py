@@ -34,7 +34,14 @@ def people() -> Histories:
 def partner() -> PartnerData:
     known = people()
     targets = torch.randint(1, 21, (PEOPLE,), generator=generator("targets"))
-    return PartnerData("partner-0", tuple(map(str, range(PEOPLE))), known, targets)
+    return PartnerData(
+        "partner-0",
+        tuple(map(str, range(PEOPLE))),
+        known,
+        targets,
+        torch.arange(PEOPLE),
+        torch.zeros((0, 2), dtype=torch.int64),
+    )
 
 
 def world() -> World:

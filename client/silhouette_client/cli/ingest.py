@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from silhouette_client.cli.opening import passphrase
 from silhouette_shared.cli import Format, FormatOption, HomeOption, console, emit, silhouette_home
 
 _mapping = typer.Typer(
@@ -58,6 +59,7 @@ def ingest_command(
     A bad row goes to the quarantine with its line and reason; a bad file is refused whole. The same command goes on
     with a killed run. The report of the latest run lies in the home as node/people/report.json.
     """
+    from silhouette_client.ingest.absorb import absorb
     from silhouette_client.ingest.mapping import read_mapping
     from silhouette_client.ingest.report import page, write_report
     from silhouette_client.ingest.summary import summary
@@ -69,13 +71,14 @@ def ingest_command(
     from silhouette_client.ingest.describing import counts, coverage
     from silhouette_client.profiles.vault import excluded
 
+    absorb(place)  # what was pushed came first
     before = counts(place)
     outcome = take_in(
         place,
         rules,
         sources,
         now=int(time.time()),
-        exclusions=excluded(place),
+        exclusions=excluded(place, lambda: passphrase(None)),
         progress=lambda line: console.print(line, markup=False, highlight=False),
     )
     document = summary(

@@ -14,6 +14,7 @@ from silhouette_shared.cli import Format, FormatOption, HomeOption, console, emi
 
 if TYPE_CHECKING:
     from silhouette_client.enrolment.home import NodeHome
+    from silhouette_shared.privacy.ledger import Chain
 
 node = typer.Typer(
     name="node",
@@ -112,6 +113,31 @@ def start_command(home: HomeOption = None) -> None:
     supervisor.run()
 
 
+@node.command("supernode")
+def supernode_command(
+    link: Annotated[Path, typer.Option("--link", metavar="FOLDER", help="As `link` in the node's processes.toml.")],
+    home: HomeOption = None,
+) -> None:
+    """Run the SuperNode alone, under a user of its own that can read nothing of the node.
+
+    Its key is `supernode.key` in the home, a copy of the node's. Connector and agent are started by `silhouette node
+    start` with `link` in its processes.toml.
+    """
+    from silhouette_client.processes.services import read_link, supernode_of
+    from silhouette_shared.private_files import read_private
+    from silhouette_shared.supervision import Supervisor, log_to_standard_error, stop_on_signals
+
+    folder = silhouette_home(home)
+    key = folder / "supernode.key"
+    read_private(key)
+    work = folder / "processes"
+    service = supernode_of(link, read_link(link), key, work)
+    supervisor = Supervisor("supernode", work, folder / "logs", [service], lambda: None)
+    log_to_standard_error()
+    stop_on_signals(supervisor)
+    supervisor.run()
+
+
 @node.command("status")
 def status_command(home: HomeOption = None, output: FormatOption = Format.text) -> None:
     """Show who this node is, when its certificate ends, and the processes that `node start` keeps alive.
@@ -119,6 +145,7 @@ def status_command(home: HomeOption = None, output: FormatOption = Format.text) 
     Ends with exit code 3 if the certificate has expired or the node is revoked.
     """
     from silhouette_client.enrolment.installing import own_validity
+    from silhouette_client.promoted import held_number
     from silhouette_shared.enrolment import State
     from silhouette_shared.errors import RefusedError
     from silhouette_shared.supervision import read_status
@@ -138,12 +165,15 @@ def status_command(home: HomeOption = None, output: FormatOption = Format.text) 
                 "state": standing,
                 "gate": f"{gate.host}:{gate.port}",
                 "certificate": {"state": state, "ends": validity.ends.isoformat(), "days": validity.days_left(now)},
+                "model": held_number(found) or None,
                 "processes": document(processes),
             }
         )
     else:
         typer.echo(f"{found.name} of {roster.consortium}, roster {roster.version}: {standing}")
         typer.echo(f"  {state:<14}client.pem, until {validity.ends:%Y-%m-%d}; gate {gate.host}:{gate.port}")
+        number = held_number(found)
+        typer.echo(f"  {'model':<14}{f'promoted number {number}' if number else 'none taken yet'}")
         typer.echo("\n".join(lines(processes)))
     if state is State.soon:
         console.print("the certificate expires soon: ask the coordinator for a new kit")
@@ -206,7 +236,9 @@ def take_command(
     home: HomeOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Take the promoted model, if the coordinator signed all of it and no later one was taken here.
+    """Take the promoted model from a folder, if the coordinator signed all of it and no later one was taken here.
+
+    A node that runs gets it from the coordinator by itself; this is for one that does not.
 
     Ends with exit code 3 if an older one is shown, 5 if anything was changed.
     """
@@ -223,3 +255,36 @@ def _home(home: Path | None) -> NodeHome:
     from silhouette_client.enrolment.home import NodeHome
 
     return NodeHome.of(silhouette_home(home))
+
+
+@node.command("outbox")
+def outbox_command(
+    run: Annotated[str | None, typer.Option("--run", help="Only what left in this run.", show_default=False)] = None,
+    home: HomeOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """List everything that ever left this node: when, to whom, what, bytes, SHA-256, and the run's epsilon then.
+
+    Every line is checked against the one before it; exit code 5 names the first that is wrong.
+    """
+    from silhouette_client.outbox import OUTBOX_NAME, read_outbox
+    from silhouette_client.policy.overview import epsilon_at
+
+    found = _home(home)
+    sent = [one for one in read_outbox(found.folder / OUTBOX_NAME) if run is None or one.run == run]
+    spent = epsilon_at(_chain(found), [(one.run, datetime.fromisoformat(one.time)) for one in sent])
+    if output is Format.json:
+        emit({"sent": [{**vars(one), "epsilon": paid} for one, paid in zip(sent, spent, strict=True)]})
+        return
+    for one, paid in zip(sent, spent, strict=True):
+        what = " ".join(part for part in (one.kind, one.purpose, f"round {one.round}" if one.round else "") if part)
+        cost = "" if paid is None else f"  epsilon {paid:.3f}"
+        typer.echo(f"{one.time}  to {one.to}  {one.size:>10} B  {one.sha256[:16]}  {one.run or '-'}  {what}{cost}")
+    typer.echo(f"{len(sent)} messages, {sum(one.size for one in sent)} bytes")
+
+
+def _chain(home: NodeHome) -> Chain | None:
+    from silhouette_client.policy.ledger_store import LEDGER_NAME, read_chain
+
+    path = home.folder / LEDGER_NAME
+    return read_chain(path) if path.exists() else None

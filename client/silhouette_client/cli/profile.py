@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from silhouette_client.cli.live import response_command
 from silhouette_client.cli.opening import PassphraseOption, UserArgument, open_vault, passphrase, who
 from silhouette_shared.cli import Format, FormatOption, HomeOption, console, emit, silhouette_home
 from silhouette_shared.errors import UsageError
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from silhouette_client.live.updater import LiveUpdater
     from silhouette_client.profiles.record import ProfileRecord
+    from silhouette_client.profiles.vault import Vault
     from silhouette_client.serving.access import Access
     from silhouette_client.serving.grpc_server import Tls
 
@@ -26,16 +32,44 @@ profile = typer.Typer(
 
 _DAY = 86_400
 
+profile.command("response")(response_command)
+
+ProtectorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--protector",
+        metavar="NAME",
+        help="Protect the keys by keyring (the operating system's), or by a key management service that is installed.",
+        show_default=False,
+    ),
+]
+
 
 @profile.command("build")
 def build_command(
-    run: Annotated[Path, typer.Option("--run", metavar="RUN", help="A finished run folder of `silhouette sim run`.")],
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run",
+            metavar="RUN",
+            help="Take the profiles of a finished run of `silhouette sim run` instead of building them here.",
+            show_default=False,
+        ),
+    ] = None,
     partner: Annotated[
         str | None, typer.Option("--partner", help="Which partner's people; needed if the run has several.")
     ] = None,
+    everybody: Annotated[
+        bool, typer.Option("--all", help="Build everybody anew, not only who or whose model changed.")
+    ] = False,
+    count: Annotated[int, typer.Option("--count", min=1, max=1000, help="Recommendations a person.")] = 50,
+    purpose: Annotated[
+        str, typer.Option("--purpose", help="What people have to have consented to, as in the consent table.")
+    ] = "profiling",
     protect: Annotated[
         bool, typer.Option("--protect", help="Protect new keys with a passphrase (Argon2id), not by their mode alone.")
     ] = False,
+    protector: ProtectorOption = None,
     keep_days: Annotated[
         list[str] | None,
         typer.Option("--keep", metavar="FIELD=DAYS", help="Remove a field after so many days, e.g. vector=30."),
@@ -44,32 +78,82 @@ def build_command(
     passphrase_file: PassphraseOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Write the profiles of a partner's people into the store, and let those of older models expire.
+    """Build the profiles of this node's people with its promoted model; only who or whose model changed.
 
-    The first time it makes store and keys. People on the exclusion list are left out.
+    The first time it makes store and keys. Left out are people without consent to the purpose and those on the
+    exclusion list. Killed, run it again: it goes on. Profiles of older models go at the end.
     """
-    from silhouette_client.profiles.from_run import model_of_run, records_of_run
     from silhouette_client.profiles.store import Retention
     from silhouette_client.profiles.vault import Vault, new_protector
 
     place, kept = silhouette_home(home), Retention(seconds=_days(keep_days or []))
-    model, records = model_of_run(run), list(records_of_run(run, partner))
+    if run is None and partner is not None:
+        raise UsageError("expected --partner with --run alone, got no run; leave it out, or name the run")
+    source = _of_node(place, count, purpose, everybody) if run is None else _of_run(run, partner)
     with Vault.open(
         place,
         passphrase=lambda: passphrase(passphrase_file),
         make=None
         if (place / "profiles.key").exists()
-        else new_protector(passphrase(passphrase_file, confirm=passphrase_file is None) if protect else None),
+        else new_protector(
+            passphrase(passphrase_file, confirm=passphrase_file is None) if protect else None, protector
+        ),
         retention=kept,
     ) as vault:
+        document = source(vault)
+    if output is Format.json:
+        emit(document)
+    else:
+        typer.echo(f"model    {document['model']}")
+        typer.echo(
+            f"written  {document['written']} profiles, {document['unchanged']} unchanged, {document['left_out']} left "
+            f"out, {document['removed']} removed, {document['expired']} expired with older models"
+        )
+
+
+def _of_run(run: Path, partner: str | None) -> Callable[[Vault], dict[str, Any]]:
+    from silhouette_client.profiles.from_run import model_of_run, records_of_run
+
+    model, records = model_of_run(run), list(records_of_run(run, partner))
+
+    def build(vault: Vault) -> dict[str, Any]:
         written, left_out = vault.put_many(records, who(), "build")
         vault.retire(model)
-        removed = vault.purge(who())
-    if output is Format.json:
-        emit({"model": model, "written": written, "left_out": left_out, "expired": removed})
-    else:
-        typer.echo(f"model    {model}")
-        typer.echo(f"written  {written} profiles, {left_out} left out, {removed} expired with older models")
+        expired = vault.purge(who())
+        return {
+            "model": model,
+            "written": written,
+            "unchanged": 0,
+            "left_out": left_out,
+            "removed": 0,
+            "expired": expired,
+        }
+
+    return build
+
+
+def _of_node(home: Path, count: int, purpose: str, everybody: bool) -> Callable[[Vault], dict[str, Any]]:
+    import torch
+
+    from silhouette_client.profiles.building import build_held, held_people
+    from silhouette_client.profiles.node_model import promoted_model
+
+    model = promoted_model(home, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def build(vault: Vault) -> dict[str, Any]:
+        held = held_people(home, vault, model, purpose)
+        done = build_held(
+            vault,
+            model,
+            held,
+            who(),
+            everybody=everybody,
+            count=count,
+            progress=lambda part, whole: console.print(f"{part} of {whole} profiles", highlight=False),
+        )
+        return {"model": model.name, "left_out": len(vault.excluded()), **vars(done)}
+
+    return build
 
 
 @profile.command("show")
@@ -106,17 +190,34 @@ def explain_command(
     passphrase_file: PassphraseOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Say what a person's profile rests on: the weight of every dimension, heaviest first."""
-    from silhouette_client.profiles.answers import reasons
+    """Say what a person's profile rests on.
+
+    The weight of every dimension, heaviest first; why each tag is there; and the attention that the latest events take.
+    """
+    from silhouette_client.profiles.answers import because, document, reasons, when
 
     record = _record(silhouette_home(home), user, "explain", passphrase_file)
     parts = reasons(record)
     if output is Format.json:
-        emit({"user": user, "model": record.model, "parts": parts, "tags": list(record.tags or ())})
+        shown = document(record)
+        emit(
+            {
+                "user": user,
+                "model": record.model,
+                "parts": parts,
+                "tags": list(record.tags or ()),
+                "evidence": shown.get("evidence"),
+            }
+        )
         return
     for part in parts:
         typer.echo(f"{part['share']:6.1%}  {part['dimension']:<13}{part['meaning']}")
     typer.echo(f"tags    {', '.join(record.tags or ()) or 'none'}")
+    if record.evidence is not None:
+        for tag in record.evidence.tags:
+            typer.echo(f"        {because(tag)}")
+        for event in record.evidence.events:
+            typer.echo(f"{event.attention:6.1%}  {when(event):<11}{event.behaviour:<10}{event.title}")
 
 
 @profile.command("verify")
@@ -204,6 +305,7 @@ def rotate_command(
     protect: Annotated[
         bool, typer.Option("--protect", help="Protect the keys with a new passphrase from now on; it is asked for.")
     ] = False,
+    protector: ProtectorOption = None,
     home: HomeOption = None,
     passphrase_file: PassphraseOption = None,
     output: FormatOption = Format.text,
@@ -214,8 +316,10 @@ def rotate_command(
     """
     from silhouette_client.profiles.vault import new_protector, rotate
 
-    protector = new_protector(passphrase(None, confirm=True)) if protect else None
-    done = rotate(silhouette_home(home), who(), lambda: passphrase(passphrase_file), protector)
+    chosen = None
+    if protect or protector is not None:
+        chosen = new_protector(passphrase(None, confirm=True) if protect else None, protector)
+    done = rotate(silhouette_home(home), who(), lambda: passphrase(passphrase_file), chosen)
     if output is Format.json:
         emit({"rewrapped": done})
     else:
@@ -247,27 +351,41 @@ def serve_command(
     home: HomeOption = None,
     passphrase_file: PassphraseOption = None,
 ) -> None:
-    """Answer profiles, recommendations and explanations over gRPC until stopped.
+    """Answer profiles, recommendations and explanations over gRPC until stopped, and take events.
 
     A Unix socket for this user alone answers what `[clients.local]` of serving.toml grants; without that file traits,
-    tags and recommendations. Over TCP a certificate's common name is looked up there.
+    tags and recommendations. Over TCP a certificate's common name is looked up there. Where the node holds a promoted
+    model, pushed events change histories and profiles at once, and it is noted what was recommended.
     """
     import signal
+    from contextlib import ExitStack
 
+    from silhouette_client.hardening import protect_process
+    from silhouette_client.ingest.removal import remove_people
     from silhouette_client.profiles.audit_log import LOG_NAME
     from silhouette_client.profiles.vault import hold
+    from silhouette_client.segments.index import StoredSegments
     from silhouette_client.serving.grpc_server import SOCKET_NAME, serving
     from silhouette_client.serving.service import Service
 
     place = silhouette_home(home)
     access, credentials = _access(place), _tls(tls)
-    with hold(place, exclusive=False), open_vault(place, passphrase_file) as vault:
+    protect_process()
+    with ExitStack() as stack:
+        stack.enter_context(hold(place, exclusive=False))
+        vault = stack.enter_context(open_vault(place, passphrase_file))
+        updater = _updater(place, vault, stack)
         path = socket or place / SOCKET_NAME
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         with serving(
-            Service(vault),
+            Service(
+                vault,
+                updater,
+                StoredSegments(vault.segments(who())),
+                forget=updater.forget if updater else lambda user: remove_people(place, {user}),
+            ),
             vault,
             log=place / LOG_NAME,
             access=access,
@@ -277,7 +395,8 @@ def serve_command(
             reflection=reflection,
         ) as port:
             where = f"{path}" + (f" and port {port}" if port else "")
-            console.print(f"answering on {where}", highlight=False, soft_wrap=True)
+            live = "" if updater else "; no promoted model here, so no events are taken"
+            console.print(f"answering on {where}{live}", highlight=False, soft_wrap=True)
             stop.wait()
     console.print("stopped")
 
@@ -311,6 +430,27 @@ def _record(home: Path, user: str, method: str, file: Path | None) -> ProfileRec
     if record is None:
         raise NoProfileError
     return record
+
+
+def _updater(home: Path, vault: Vault, stack: ExitStack) -> LiveUpdater | None:
+    """What takes events where the node holds a promoted model, closed with `stack`; None elsewhere."""
+    from silhouette_client.enrolment.home import NodeHome
+
+    if not NodeHome.of(home).installed:
+        return None
+    from silhouette_client.promoted import held_model
+
+    if held_model(NodeHome.of(home)) is None:
+        return None
+    import torch  # for which no other node should wait
+
+    from silhouette_client.live.updater import Keeper, LiveUpdater
+    from silhouette_client.profiles.node_model import promoted_model
+
+    model = promoted_model(home, torch.device("cpu"))
+    updater = LiveUpdater.open(home, vault, model)
+    stack.enter_context(Keeper(updater))
+    return updater
 
 
 def _days(given: list[str]) -> dict[str, int]:

@@ -39,23 +39,30 @@ OutOption = Annotated[
 def export_command(
     user: UserArgument, out: OutOption = None, home: HomeOption = None, passphrase_file: PassphraseOption = None
 ) -> None:
-    """Write everything this store holds about a person, as JSON; also of a suppressed one."""
+    """Write everything this node holds about a person, as JSON: profile and records; also of a suppressed one."""
     import json
 
     from silhouette_client.audit.signing import write_result
+    from silhouette_client.ingest.subject import rows_of
     from silhouette_client.profiles.answers import document
 
-    with open_vault(silhouette_home(home), passphrase_file) as vault:
+    place = silhouette_home(home)
+    with open_vault(place, passphrase_file) as vault:
         record, exclusion = vault.export(user, who())
+        segments = vault.segments_of(user, who())
+        rows = rows_of(place, user)
     found: dict[str, Any] = {
         "user": user,
         "profile": None if record is None else document(record),
+        "segments": segments,
+        "records": rows,
         "excluded": None if exclusion is None else str(exclusion),
     }
     if out is None:
         emit(found)
     else:
         write_result(out, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        out.chmod(0o600)
         console.print(f"written to {out}")
 
 
@@ -96,22 +103,28 @@ def erase_command(
     passphrase_file: PassphraseOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Remove a person's profile and data key for good, keep them out, and write a receipt.
+    """Remove a person's records, profile, segment memberships and data key for good, keep them out, write a receipt.
 
-    It can be run again: a second time removes what the first could not, and the receipt is kept as it was.
+    It can be run again: a second time removes what the first could not, and the receipt says both.
     """
-    from silhouette_client.profiles.receipts import read_receipt, write_receipt
+    from silhouette_client.ingest.removal import remove_people
+    from silhouette_client.ingest.subject import first_day, rows_of
+    from silhouette_client.profiles.receipts import write_receipt
+    from silhouette_client.profiles.store import Erased
 
     if not yes:
         typer.confirm("Erase this person for good?", abort=True, err=True)
     place = silhouette_home(home)
+    day = None if since is None else since.date()
     with open_vault(place, passphrase_file) as vault:
-        erased = vault.erase(user, who())
         person = vault.pseudonym(user)
-    if erased.data_key or not _has_receipt(place, person):
-        document = write_receipt(place, person, erased, since=None if since is None else since.date())
-    else:
-        document = read_receipt(place, person)
+        if day is None:
+            day = first_day(rows_of(place, user))
+        erased = vault.erase(user, who())  # from now on nothing brings the person back
+        document = write_receipt(place, person, erased, since=day, rows={})
+        rows = remove_people(place, {user}) if _has_records(place) else {}
+        if any(rows.values()):
+            document = write_receipt(place, person, Erased((), None, data_key=False), since=day, rows=rows)
     _receipt(output, document)
 
 
@@ -131,10 +144,12 @@ def receipt_command(
     _receipt(output, read_receipt(place, person))
 
 
-def _has_receipt(home: Path, person: bytes) -> bool:
-    from silhouette_client.profiles.receipts import FOLDER
+def _has_records(home: Path) -> bool:
+    """Whether anything was ever taken in or pushed; looking makes nothing."""
+    from silhouette_client.ingest.pushed import JOURNAL_NAME
+    from silhouette_client.ingest.records import FOLDER
 
-    return (home / FOLDER / f"{person.hex()}.json").exists()
+    return any((home / FOLDER / name).exists() for name in ("manifest.json", JOURNAL_NAME))
 
 
 def _receipt(output: Format, document: dict[str, Any]) -> None:
@@ -145,6 +160,8 @@ def _receipt(output: Format, document: dict[str, Any]) -> None:
     typer.echo(f"erased   {document['time']}, person {document['person'][:16]}")
     typer.echo(f"removed  {', '.join(removed['fields']) or 'no profile was there'}")
     typer.echo(f"key      {'shredded' if removed['data_key'] else 'none was there'}")
+    rows = ", ".join(f"{count} {table}" for table, count in removed["rows"].items())
+    typer.echo(f"records  {rows or 'none were here'}; out of {removed['segments']} segments")
     for run in document["took_part_in"]:
         typer.echo(
             f"in       {run['run']}: {run['releases']} releases, epsilon {run['epsilon']:.3f} at {run['delta']:g}"

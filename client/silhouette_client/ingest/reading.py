@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from silhouette_client.ingest.absorb import absorb_if_free
 from silhouette_client.ingest.consent import consenting
 from silhouette_client.ingest.packing import pack
 from silhouette_client.ingest.records import Records, open_records
@@ -64,6 +65,7 @@ def read_people(
     purpose: str = "training",
     *,
     exclusions: Exclusions | None = None,
+    pushed: bool = True,
 ) -> People:
     """The histories of everybody whose records may be used for a purpose, in the order of ids.
 
@@ -75,12 +77,15 @@ def read_people(
         attributes: Classes of each declared attribute, in order; one that the node does not hold is unknown.
         purpose: As in the consent table.
         exclusions: Who is left out whatever they consented to.
+        pushed: Put what applications pushed among the records first.
 
     Raises:
         UsageError: If there are no events, or an attribute has another class.
         RefusedError: If nobody may be used for the purpose.
         IntegrityError: If the records are damaged.
     """
+    if pushed:
+        absorb_if_free(home)
     records = open_records(home)
     events = records.table("events", _EVENT_COLUMNS)
     if events is None or not events.num_rows:

@@ -10,11 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from silhouette_client.ingest.manifest import Part
+from silhouette_client.ingest.pushed import Journal
 from silhouette_client.ingest.records import IDENTITY, Records, writing
 
 
 def remove_people(home: Path, users: Collection[str]) -> dict[str, int]:
     """Remove every row of some people from every table, in one step, and say how many went from each table.
+
+    What they pushed and what was recommended to them goes from the journal first, as `pushed` and `shown`.
 
     The parts that held them are deleted. Blocks of the disk that a deleted file used are the file system's to clear.
     Their rows come back when a file that holds them is taken in again, unless the ids are excluded there.
@@ -25,13 +28,16 @@ def remove_people(home: Path, users: Collection[str]) -> dict[str, int]:
     """
     removed: dict[str, int] = {}
     with writing(home) as records:
+        if (journal := Journal.open_if_there(home)) is not None:
+            with journal:
+                removed |= {name: count for name, count in journal.remove(users).items() if count}
         files = []
         for one in records.manifest.files:
             parts = [_without(records, part, users) for part in one.parts]
             gone = sum(before.rows for before in one.parts) - sum(part.rows for part in parts)
             removed[one.table] = removed.get(one.table, 0) + gone
             files.append(replace(one, parts=tuple(part for part in parts if part.rows), kept=one.kept - gone))
-        if any(removed.values()):
+        if any(count for name, count in removed.items() if name not in ("pushed", "shown")):
             records.commit(replace(records.manifest, files=tuple(files)))
     return removed
 

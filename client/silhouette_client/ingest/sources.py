@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -133,18 +134,24 @@ def examine(source: Source, rule: SourceRule) -> str:
 
     Raises:
         UsageError: If it cannot be read as what the rule says.
-        UnavailableError: If a database does not answer.
+        UnavailableError: If a database does not answer, or the file may not be read.
     """
     kind = kind_of(source, rule)
     if kind == "sql":
         return _examine_query(source, rule)
-    digest = _digest(source.path)
-    if kind == "parquet":
-        for _ in _parquet(source.path, rule):
-            pass
-    else:
-        for _ in pieces(source, rule):
-            pass
+    try:
+        digest = _digest(source.path)
+        if kind == "parquet":
+            for _ in _parquet(source.path, rule):
+                pass
+        else:
+            for _ in pieces(source, rule):
+                pass
+    except OSError as error:
+        raise UnavailableError(
+            f"{source.path}: expected a file that can be read, got {error.strerror or type(error).__name__}; let the "
+            "node's user read it"
+        ) from None
     return digest
 
 
@@ -265,7 +272,8 @@ def _header(first: bytes, path: Path, rule: SourceRule) -> tuple[tuple[str, ...]
         if end == len(first) or not rule.quote or first.count(rule.quote.encode(), 0, end) % 2 == 0:
             break
     reader = csv.reader(io.StringIO(first[:end].decode()), delimiter=rule.delimiter, **_quoting(rule))
-    header = tuple(name.strip() for name in next(reader, []))
+    with _readable(path):
+        header = tuple(name.strip() for name in next(reader, []))
     _check_columns(header, path, rule)
     if len(set(header)) != len(header):
         raise UsageError(f"{path}: expected column names that differ, got one twice; rename it in the file")
@@ -328,16 +336,27 @@ def _lines(piece: Piece, rule: SourceRule, rows: int) -> np.ndarray[Any, np.dtyp
     text = io.StringIO(piece.content.decode(), newline="")
     reader = csv.reader(text, delimiter=rule.delimiter, **_quoting(rule))
     begins, before = [], 0
-    for record in reader:
-        if record:
-            begins.append(before)
-        before = reader.line_num
+    with _readable(piece.place):
+        for record in reader:
+            if record:
+                begins.append(before)
+            before = reader.line_num
     if len(begins) != rows:
         raise UsageError(
             f"{piece.place}: expected {rows} records from line {piece.first_line}, got {len(begins)} by another way of "
             'counting; a quote stands inside a value: double it, or set `quote = ""` in the mapping'
         )
     return np.asarray(begins, np.int64) + piece.first_line
+
+
+@contextmanager
+def _readable(place: object) -> Iterator[None]:
+    try:
+        yield
+    except csv.Error as error:
+        raise UsageError(
+            f"{place}: expected separated values in lines that end with LF or CR LF: {error}; write the file anew"
+        ) from None
 
 
 def _parse_json(piece: Piece, rule: SourceRule) -> Block:
@@ -349,9 +368,9 @@ def _parse_json(piece: Piece, rule: SourceRule) -> Block:
             continue
         try:
             record = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
-        if not isinstance(record, dict):
+        if not isinstance(record, dict) or (b"\\u" in text and not _is_text(record)):
             broken.append((line, Reason.NOT_A_RECORD))
             continue
         lines.append(line)
@@ -359,6 +378,15 @@ def _parse_json(piece: Piece, rule: SourceRule) -> Block:
             values[name].append(_text_of(record.get(name)))
     table = pa.table({name: pa.array(column, pa.string()) for name, column in values.items()})
     return Block(table, np.asarray(lines, np.int64), tuple(broken))
+
+
+def _is_text(record: dict[str, object]) -> bool:
+    """Whether all of it can be written down: JSON may name half of a character."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text_of(value: object) -> str | None:

@@ -23,7 +23,7 @@ from silhouette_client.enrolment.home import NodeHome
 from silhouette_client.enrolment.installing import check_own_place, update_roster
 from silhouette_client.node_folder import DEVICE_VARIABLE
 from silhouette_client.offers.acceptance import Accepted, Surroundings, accept_offer, open_run
-from silhouette_client.offers.people import PeopleSource, people_in
+from silhouette_client.offers.people import PeopleSource, people_in, stamp_of
 from silhouette_client.offers.run_folder import sweep
 from silhouette_client.offers.sizes import warm_up
 from silhouette_client.peers import PeerMemory
@@ -31,6 +31,7 @@ from silhouette_client.policy.ledger_store import LEDGER_NAME, Ledger
 from silhouette_client.policy.participation import Standing, consider_round
 from silhouette_client.policy.terms import read_policy
 from silhouette_client.policy.witness import FileWitness, Witness
+from silhouette_client.promoted import held_number, is_missing, take
 from silhouette_shared.enrolment.certificates import State, check_dates
 from silhouette_shared.enrolment.offers import is_run
 from silhouette_shared.enrolment.refusals import CodedRefusalError, code_of
@@ -48,6 +49,7 @@ from silhouette_shared.wire.codec import Vector
 from silhouette_shared.wire.exchange import Answer, Exchange
 from silhouette_shared.wire.messages import StatisticName
 from silhouette_shared.wire.offers import OfferAnswer, OfferRequest, Refusal, RosterHeld, RosterNotice, model_digest
+from silhouette_shared.wire.promoted import ModelHeld, ModelNotice
 
 _LOG = logging.getLogger(__name__)
 
@@ -117,6 +119,7 @@ class Node:
         self._peers = PeerMemory(home.folder / "peer-ledgers.json")  # one for all runs: they are about the same ledgers
         self._diary = RoundDiary(home.folder / "rounds-begun.json")
         self._runs: OrderedDict[str, Accepted] = OrderedDict()
+        self._stamp = stamp_of(home.folder.parent)
         self._lock = threading.RLock()
 
     @classmethod
@@ -201,6 +204,21 @@ class Node:
             refusal = f"{code_of(error)}: {error}"
         return RosterHeld(self.name, self._home.roster().version, refusal)
 
+    def model(self, notice: ModelNotice) -> ModelHeld:
+        """Take the promoted model if it came along, else say whether it is wanted; a refusal is an answer."""
+        refusal, wanted = "", False
+        try:
+            with self._lock:
+                wanted = is_missing(self._home, notice.alias, notice.card, largest=self._policy.largest_model)
+                if wanted and notice.model:
+                    taken = take(self._home, notice.alias, notice.card, notice.model)
+                    wanted = False
+                    _LOG.info("%s is the model of this node now (number %d)", taken.card.reference, taken.alias.number)
+        except SilhouetteError as error:
+            _LOG.warning("a promoted model was refused: %s: %s", code_of(error), error)
+            refusal = str(error) if isinstance(error, CodedRefusalError) else f"{code_of(error)}: {error}"
+        return ModelHeld(self.name, held_number(self._home), wanted, refusal)
+
     def describe(self, request: DescribeRequest) -> Description:
         """As the agent of the run."""
         return self._of(request.run).agent.describe(request)
@@ -221,6 +239,8 @@ class Node:
             RevokedError: If this node is not on its newest roster any more.
             RefusedError, AbortError: As the agent of the run.
         """
+        if "manifest" in request.parts:
+            self._forget_changed_people()
         accepted = self._of(request.run)
         if "manifest" not in request.parts:
             return accepted.agent.exchange(request)
@@ -230,6 +250,17 @@ class Node:
         with self._lock:
             self._diary.note(self._clock())
         return answer
+
+    def _forget_changed_people(self) -> None:
+        """Let go of every agent's tensors if people were taken in, removed, erased or suppressed since.
+
+        Asked when a round begins: the agents are opened again from their folders, without whoever may not be used.
+        """
+        with self._lock:
+            found = stamp_of(self._home.folder.parent)
+            if found != self._stamp:
+                self._stamp = found
+                self._runs.clear()
 
     def _consider_round(self, accepted: Accepted, request: Exchange) -> None:
         now, roster = self._clock(), self._home.roster()

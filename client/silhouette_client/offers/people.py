@@ -38,10 +38,11 @@ class TablesOnDisk:
 
     Args:
         folder: `<home>/node/people`.
+        home: Whose erased and suppressed people are left out; nobody is, if None.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, home: Path | None = None) -> None:
+        self._folder, self._home = folder, home
 
     def histories(self, items: Mapping[str, int], attributes: Mapping[str, Sequence[str]]) -> Histories:
         """Read and pack; UsageError if a table is missing, unreadable or does not fit the catalogue."""
@@ -58,12 +59,28 @@ class TablesOnDisk:
                 raise UsageError(f"{path}: expected this partner's {name}, found none; put them there") from None
             except (OSError, ValueError) as error:
                 raise UsageError(f"{path}: expected a Parquet table: {type(error).__name__}; write it again") from None
+        users = tables["users"]
         try:
-            return pack(
-                tables["events"], tables["users"], items=items, attributes=attributes, has_times=self._has_times()
-            )
+            if self._home is not None:
+                from silhouette_client.profiles.vault import excluded
+
+                left_out = excluded(self._home)
+                users = users[[not left_out(str(user)) for user in users["user"]]]
+            return pack(tables["events"], users, items=items, attributes=attributes, has_times=self._has_times())
         except KeyError as error:
             raise UsageError(f"{self._folder}: expected the canonical columns, found no {error}; map them") from None
+
+    def users(self) -> tuple[str, ...]:
+        """Id of each person, in the order of the histories; errors as `histories`."""
+        import pandas as pd
+
+        path = self._folder / "users.parquet"
+        try:
+            return tuple(map(str, pd.read_parquet(path, columns=["user"])["user"]))
+        except FileNotFoundError:
+            raise UsageError(f"{path}: expected this partner's users, found none; put them there") from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path}: expected a Parquet table: {type(error).__name__}; write it again") from None
 
     def _has_times(self) -> bool:
         path = self._folder / "people.json"
@@ -96,9 +113,27 @@ class IngestedPeople:
         return people(self._home, items, attributes, "training", exclusions=excluded(self._home))
 
 
+def stamp_of(home: Path) -> tuple[tuple[int, int], ...]:
+    """What changes when records are taken in or removed, or somebody is erased, suppressed or let in again.
+
+    Whoever keeps people's tensors reads them again when it has changed. It needs no key.
+    """
+    from silhouette_client.ingest.records import FOLDER
+    from silhouette_client.profiles.vault import CHANGED_NAME
+
+    found = []
+    for path in (home / FOLDER / "manifest.json", home / CHANGED_NAME):
+        try:
+            state = path.stat()
+            found.append((state.st_mtime_ns, state.st_ino))
+        except FileNotFoundError:
+            found.append((0, 0))
+    return tuple(found)
+
+
 def people_in(home: Path, folder: Path) -> PeopleSource:
     """What was taken in by `silhouette node ingest`, else the canonical tables that lie in `folder` themselves."""
-    return IngestedPeople(home) if (folder / "manifest.json").exists() else TablesOnDisk(folder)
+    return IngestedPeople(home) if (folder / "manifest.json").exists() else TablesOnDisk(folder, home)
 
 
 def pack_for(

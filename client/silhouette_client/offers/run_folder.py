@@ -36,6 +36,8 @@ class AgreedRun:
     agreement: Agreement
     items: Mapping[str, int]  # number of each item of the catalogue, from 1
     attributes: Mapping[str, tuple[str, ...]]
+    titles: tuple[str, ...] = ()  # of the items, in the catalogue's order
+    categories: tuple[str, ...] = ()  # names, in the order of the matrix
 
 
 def write_run(folder: Path, offer: bytes, roster: bytes, agreement: Agreement, catalogue: PublicCatalogue) -> None:
@@ -96,6 +98,7 @@ def read_run(folder: Path, device: torch.device) -> AgreedRun:
         words = json.loads((folder / "catalogue.json").read_text(encoding="ascii"))
         items = {str(item): number for number, item in enumerate(words["items"], start=1)}
         attributes = {str(name): tuple(map(str, classes)) for name, classes in words["attributes"]}
+        titles, categories = tuple(map(str, words["titles"])), tuple(map(str, words["categories"]))
         data = (folder / OFFER_FILE).read_bytes()
     except (OSError, ValueError, KeyError, TypeError, SilhouetteError) as error:
         raise IntegrityError(
@@ -109,7 +112,7 @@ def read_run(folder: Path, device: torch.device) -> AgreedRun:
     plan, people, size = agreement.plan, agreement.declared_people, agreement.vocabulary.items
     if (offer.read_plan(), offer.people, len(items)) != (plan, people, size):
         raise IntegrityError(f"{folder}: expected the run of its offer, got another; put it back")
-    return AgreedRun(offer, agreement, items, attributes)
+    return AgreedRun(offer, agreement, items, attributes, titles, categories)
 
 
 def _flush(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import date
+from datetime import date, datetime
 
 from silhouette_client.policy.budget import YEAR, Budget
 from silhouette_shared.errors import UsageError
@@ -58,6 +58,36 @@ def overview(chain: Chain, today: date) -> Document:
         "years": _groups("year", charged, limits, lambda entry: str(entry.time.year)),
         "all": _group("what", "every charge", charged, limits),
     }
+
+
+def epsilon_at(chain: Chain | None, moments: Sequence[tuple[str, datetime]]) -> list[float | None]:
+    """What a run had cost by the tightest accountant at some moments; None where it had charged nothing.
+
+    A charge is written before what it pays for is sent, so a message's cost is in the figure of its own second.
+
+    Args:
+        chain: Of the node; None where there is none.
+        moments: Run and time of each.
+    """
+    limits = None if chain is None else chain.limits
+    known: dict[tuple[str, int], float | None] = {}
+    found = []
+    for run, moment in moments:
+        own = [
+            entry
+            for entry in (() if chain is None else chain.entries)
+            if isinstance(entry.content, Charge)
+            and entry.content.run == run
+            and entry.time.replace(microsecond=0) <= moment
+        ]
+        if (run, len(own)) not in known:
+            paid = None
+            if own and limits is not None:
+                mechanisms = merged([(_charge(entry).mechanism) for entry in own])
+                paid = epsilon(mechanisms, limits.delta)
+            known[run, len(own)] = paid
+        found.append(known[run, len(own)])
+    return found
 
 
 def describe_limits(limits: Limits) -> Document:

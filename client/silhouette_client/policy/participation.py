@@ -14,7 +14,7 @@ from silhouette_client.policy.terms import Policy
 from silhouette_shared.config import Plan
 from silhouette_shared.enrolment.refusals import CodedRefusalError
 from silhouette_shared.privacy.accounting import epsilon
-from silhouette_shared.privacy.budget import STATISTIC_NORM, Budget, shares_of
+from silhouette_shared.privacy.budget import STATISTIC_NORM, Budget, released_once, shares_of
 from silhouette_shared.privacy.grid import Grid
 from silhouette_shared.privacy.ledger import BudgetRefusedError, Reason
 from silhouette_shared.privacy.mechanism import SampledGaussian
@@ -208,9 +208,8 @@ def check_budget(plan: Plan, budget: Budget) -> None:
     Raises:
         CodedRefusalError: With the part that differs.
     """
-    counted = (plan.statistics.popularity_share > 0, plan.statistics.transition_share > 0, plan.privacy.rounds > 0)
-    present = (budget.popularity is not None, budget.transitions is not None, budget.training is not None)
-    if counted != present:
+    asked = {*released_once(plan), *(("training",) if plan.privacy.rounds > 0 else ())}
+    if asked != set(budget.parts):
         raise CodedRefusalError("budget", "expected a mechanism for each release of the plan, got others; correct it")
     privacy, shares = plan.privacy, shares_of(plan)
     for name, part in budget.parts.items():

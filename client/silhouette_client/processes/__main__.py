@@ -53,13 +53,15 @@ def _agent(home: Path) -> None:
     from silhouette_client.hardening import protect_process
 
     protect_process()
-    places = places_of(NodeHome.of(home))
+    found = NodeHome.of(home)
+    places = places_of(found)
     address = f"127.0.0.1:{places.supernode}"
     answer_for_the_dead(address, places.task)
     from prometheus_client import CollectorRegistry
 
     from silhouette_client.numbers import CountedNode, LedgerCollector, told
     from silhouette_client.offers import Node, node_app
+    from silhouette_client.outbox import OUTBOX_NAME, Outbox
     from silhouette_shared.allocator import keep_freed_memory
 
     stop = threading.Event()
@@ -77,6 +79,7 @@ def _agent(home: Path) -> None:
             node_app(CountedNode(node, numbers)),
             memory=places.task,
             heart=heart,
+            outbox=Outbox(found.folder / OUTBOX_NAME, found.roster().consortium).note,
         ).serve(stop)
 
 

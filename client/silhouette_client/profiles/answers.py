@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
+from datetime import UTC, datetime
 from typing import Any
 
-from silhouette_client.profiles.record import ProfileRecord
+from silhouette_client.profiles.record import Evidence, ProfileRecord, RecentEvent, TagEvidence
 
 _DIMENSIONS = {
     "activity": "how much and how often the person does anything",
@@ -33,6 +34,15 @@ def document(record: ProfileRecord) -> dict[str, Any]:
         found["recommendations"] = [vars(one) for one in record.recommendations]
     if record.vector is not None:
         found["vector"] = record.vector.tolist()
+    if record.facts is not None:
+        found["facts"] = dict(record.facts)
+    if record.items is not None:
+        found["items"] = list(record.items)
+    if record.evidence is not None:
+        found["evidence"] = {
+            "tags": [{**vars(tag), "items": list(tag.items)} for tag in record.evidence.tags],
+            "events": [vars(event) for event in record.evidence.events],
+        }
     return found
 
 
@@ -49,11 +59,26 @@ def lines(record: ProfileRecord) -> list[str]:
     out += [f"trait    {name}: {trait.value} ({trait.confidence:.0%})" for name, trait in (record.traits or {}).items()]
     if record.tags:
         out.append(f"tags     {', '.join(record.tags)}")
+    if record.evidence is not None:
+        out += [f"because  {because(tag)}" for tag in record.evidence.tags]
     out += [
         f"item     {place:>2} {one.score:8.3f}  {one.title} [{one.item}]"
         for place, one in enumerate(record.recommendations or (), 1)
     ]
     return out
+
+
+def because(tag: TagEvidence) -> str:
+    """The evidence of a tag in words."""
+    shares = f"{tag.share:.0%} of the events, {tag.expected:.0%} of the items"
+    return f"{tag.tag}: {shares} ({tag.confidence:.0%} sure); latest: {', '.join(tag.items)}"
+
+
+def when(event: RecentEvent) -> str:
+    """The day of an event, empty where there are no times."""
+    if not event.timestamp:
+        return ""
+    return datetime.fromtimestamp(event.timestamp, UTC).strftime("%Y-%m-%d")
 
 
 def page(user: str, record: ProfileRecord) -> str:
@@ -67,12 +92,22 @@ def page(user: str, record: ProfileRecord) -> str:
         f"<tr><td>{_(name)}</td><td>{_(trait.value)}</td><td>{trait.confidence:.0%}</td></tr>"
         for name, trait in (record.traits or {}).items()
     )
-    tags = "".join(f"<li>{_(tag)}</li>" for tag in record.tags or ())
+    evidence = record.evidence or Evidence((), ())
+    told = {tag.tag: because(tag) for tag in evidence.tags}
+    tags = "".join(f"<li>{_(told.get(tag, tag))}</li>" for tag in record.tags or ())
+    largest = max((event.attention for event in evidence.events), default=0.0) or 1.0
+    events = "".join(
+        f"<tr><td>{_(when(event))}</td><td>{_(event.title)}</td><td>{_(event.behaviour)}</td>"
+        f"<td><meter min=0 max=1 value={event.attention / largest:.4f}></meter></td><td>{event.attention:.1%}</td></tr>"
+        for event in evidence.events
+    )
     items = "".join(
         f"<tr><td>{place}</td><td>{_(one.title)}</td><td>{_(one.item)}</td><td>{one.score:.3f}</td></tr>"
         for place, one in enumerate(record.recommendations or (), 1)
     )
-    return _PAGE.format(user=_(user), model=_(record.model), bars=bars, traits=traits, tags=tags, items=items)
+    return _PAGE.format(
+        user=_(user), model=_(record.model), bars=bars, traits=traits, tags=tags, items=items, events=events
+    )
 
 
 def _(text: str) -> str:
@@ -84,10 +119,11 @@ _PAGE = """<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem;color:#222}}
 table{{border-collapse:collapse;width:100%}}td{{padding:.25rem .5rem;border-bottom:1px solid #ddd}}
-li{{display:inline-block;background:#eef;border-radius:1rem;padding:.1rem .8rem;margin:.2rem}}ul{{padding:0}}</style>
+li{{background:#eef;border-radius:.5rem;padding:.2rem .8rem;margin:.3rem 0;list-style:none}}ul{{padding:0}}</style>
 </head><body><h1>Profile of {user}</h1><p>Made by the model {model}. It stays at this node.</p>
 <h2>What it rests on</h2><table>{bars}</table>
 <h2>Traits, as the model guesses them</h2><table>{traits}</table>
 <h2>Tags</h2><ul>{tags}</ul>
+<h2>Latest events, and the part of the reader's attention each takes</h2><table>{events}</table>
 <h2>Recommended</h2><table>{items}</table></body></html>
 """

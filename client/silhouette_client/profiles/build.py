@@ -28,7 +28,7 @@ class ProfileBatch:
     attributes: tuple[Tensor, ...]  # each (B, classes), probabilities guessed without the declared ones
     tags: Tensor  # (B, 3) category numbers, -1 where there is none
     scores: Tensor  # (B, V + 1) of all items
-    recommended: Tensor  # (B, k) item numbers, best first
+    recommended: Tensor  # (B, k) item numbers, best first; 0 at the end where a person has seen too much of everything
 
 
 def seen_items(histories: Histories, people: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def build_profiles(encoder: ProfileEncoder, histories: Histories, *, cutoff: int
     Args:
         encoder: Trained; set to evaluation.
         histories: On the encoder's device.
-        cutoff: Recommendations a person, of items not seen before.
+        cutoff: Recommendations a person, of items not seen before; 0 at the end where there are fewer.
     """
     encoder.eval()
     hidden = replace(histories, attributes=torch.full_like(histories.attributes, UNKNOWN))
@@ -66,8 +66,21 @@ def build_profiles(encoder: ProfileEncoder, histories: Histories, *, cutoff: int
             attributes=tuple(part.softmax(-1) for part in logits),
             tags=_tags(encoder, histories, people),
             scores=scores,
-            recommended=top_items(scores, seen_items(histories, people), cutoff),
+            recommended=_best_unseen(scores, seen_items(histories, people), cutoff),
         )
+
+
+def _best_unseen(scores: Tensor, seen: Tensor, cutoff: int) -> Tensor:
+    """As `top_items`, with 0 where a person has fewer unseen items, (B, k)."""
+    known = torch.zeros_like(scores, dtype=torch.bool).scatter(1, seen, value=True)
+    unseen = scores.shape[1] - 1 - known[:, 1:].sum(1)
+    if not len(scores) or int(unseen.min()) >= cutoff:
+        return top_items(scores, seen, cutoff)
+    found = seen.new_zeros((len(scores), cutoff))
+    for row, left in enumerate(unseen.clamp(max=cutoff).tolist()):
+        if left:
+            found[row, :left] = top_items(scores[row : row + 1], seen[row : row + 1], left)[0]
+    return found
 
 
 def _tags(encoder: ProfileEncoder, histories: Histories, people: Tensor) -> Tensor:

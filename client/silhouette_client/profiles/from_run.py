@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from silhouette_client.profiles.record import ProfileRecord, Recommended, Trait
+from silhouette_client.profiles.record import ProfileRecord, Recommended, Trait, decode_field
 from silhouette_shared.errors import IntegrityError, UsageError
 
 
@@ -62,6 +63,7 @@ def records_of_run(run: Path, partner: str | None) -> Iterator[tuple[str, Profil
     try:
         profiles = pd.read_parquet(folder / "profiles.parquet")
         lists = pd.read_parquet(folder / "recommendations.parquet").sort_values(["user", "position"], kind="stable")
+        details = _details(folder)
     except (OSError, ValueError) as error:
         raise IntegrityError(
             f"{folder}: expected the tables of a partner, got {type(error).__name__}; run it again"
@@ -77,7 +79,21 @@ def records_of_run(run: Path, partner: str | None) -> Iterator[tuple[str, Profil
     }
     for row in profiles.to_dict("records"):
         user = str(row["user"])
-        yield user, _record(row, model, weights, traits, recommended.get(user, ()))
+        record = _record(row, model, weights, traits, recommended.get(user, ()))
+        yield user, replace(record, **details.get(user, {}))
+
+
+def _details(folder: Path) -> dict[str, dict[str, Any]]:
+    """Facts, evidence and items by user; a run of an older version has none."""
+    path = folder / "details.parquet"
+    if not path.exists():
+        return {}
+    table = pd.read_parquet(path)
+    names = [str(name) for name in table.columns if name != "user"]
+    return {
+        str(row["user"]): {name: decode_field(name, str(row[name]).encode("utf-8")) for name in names}
+        for row in table.to_dict("records")
+    }
 
 
 def _record(

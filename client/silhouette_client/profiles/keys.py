@@ -300,11 +300,27 @@ def _protector(path: Path, kind: str, settings: Mapping[str, Any], passphrase: C
                 f"{path}: expected a passphrase, got none; give it at the terminal or with --passphrase-file"
             )
         return Passphrase(passphrase(), settings)
-    for point in importlib.metadata.entry_points(group=PROTECTORS, name=kind):
-        return cast(Protector, point.load()(settings))
-    raise UnavailableError(
-        f"{path}: expected a protection that is installed, got {kind!r}; install the package that brings it"
-    )
+    try:
+        return installed_protector(kind, settings)
+    except UsageError:
+        raise UnavailableError(
+            f"{path}: expected a protection that is installed, got {kind!r}; install the package that brings it"
+        ) from None
+
+
+def installed_protector(name: str, settings: Mapping[str, Any]) -> Protector:
+    """A protection that an installed package brings, `keyring` among them; without settings it makes a new secret.
+
+    Raises:
+        UsageError: If none of this name is installed.
+        UnavailableError: If it cannot be had now.
+    """
+    points = importlib.metadata.entry_points(group=PROTECTORS)
+    for point in points:
+        if point.name == name:
+            return cast(Protector, point.load()(settings))
+    known = ", ".join(sorted(point.name for point in points)) or "none"
+    raise UsageError(f"expected a protection out of {known}, got {name!r}; install the package that brings it")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,7 @@ from typing import Any, cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from silhouette_client.audit.signing import write_result
-from silhouette_client.profiles.rights import check, participation, receipt, sign
+from silhouette_client.profiles.rights import check, participation, receipt, sign, with_more
 from silhouette_client.profiles.store import Erased
 from silhouette_shared.errors import IntegrityError, UsageError
 
@@ -18,6 +19,8 @@ FOLDER = "receipts"
 """In a node's home; a file for each erased person, named by the HMAC."""
 
 _IDENTITY = "identity.key"  # 32 bytes, as `node_folder.IDENTITY_FILE`; imported there, torch would come along
+
+_NODE = "node"  # an enrolled node keeps ledger and identity in this folder of its home
 
 
 def ledger_overview(home: Path, now: datetime) -> dict[str, Any] | None:
@@ -29,7 +32,7 @@ def ledger_overview(home: Path, now: datetime) -> dict[str, Any] | None:
     from silhouette_client.policy.ledger_store import LEDGER_NAME, read_chain
     from silhouette_client.policy.overview import overview
 
-    path = home / LEDGER_NAME
+    path = _own(home, LEDGER_NAME)
     if not path.exists():
         return None
     chain = read_chain(path)
@@ -37,29 +40,39 @@ def ledger_overview(home: Path, now: datetime) -> dict[str, Any] | None:
 
 
 def write_receipt(
-    home: Path, person: bytes, erased: Erased, *, since: date | None, segments: int = 0
+    home: Path, person: bytes, erased: Erased, *, since: date | None, rows: Mapping[str, int]
 ) -> dict[str, Any]:
     """Make, sign and keep the receipt of an erasure.
+
+    Where there is one already, because an erasure was killed or run again, what went now is added to what it says and
+    the rest of it stands.
 
     Args:
         home: The node's.
         person: HMAC.
-        erased: What went.
+        erased: What went from the store.
         since: Day of the person's first event; None counts all runs.
-        segments: From how many the person was taken.
+        rows: Of the records, how many went from each table.
 
     Raises:
+        IntegrityError: If ledger, key or an earlier receipt are damaged.
         UnavailableError: If it cannot be written.
     """
-    now = datetime.now(UTC)
-    document = receipt(
-        person=person,
-        erased=erased,
-        segments=segments,
-        runs=participation(ledger_overview(home, now), since),
-        now=now,
-    )
-    key = home / _IDENTITY
+    if has_receipt(home, person):
+        before = read_receipt(home, person)
+        if not erased.data_key and not erased.segments and not any(rows.values()):
+            return before
+        document = with_more(before, erased, rows)
+    else:
+        now = datetime.now(UTC)
+        document = receipt(
+            person=person,
+            erased=erased,
+            rows=rows,
+            runs=participation(ledger_overview(home, now), since),
+            now=now,
+        )
+    key = _own(home, _IDENTITY)
     if key.exists():
         secret = key.read_bytes()
         if len(secret) != 32:
@@ -67,6 +80,11 @@ def write_receipt(
         document = sign(document, Ed25519PrivateKey.from_private_bytes(secret))
     write_result(_path(home, person), json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return document
+
+
+def has_receipt(home: Path, person: bytes) -> bool:
+    """Whether this person was erased here before."""
+    return _path(home, person).exists()
 
 
 def read_receipt(home: Path, person: bytes) -> dict[str, Any]:
@@ -90,6 +108,11 @@ def read_receipt(home: Path, person: bytes) -> dict[str, Any]:
     if "signature" in document:
         check(document)
     return cast("dict[str, Any]", document)
+
+
+def _own(home: Path, name: str) -> Path:
+    of_node = home / _NODE / name
+    return of_node if of_node.exists() else home / name
 
 
 def _path(home: Path, person: bytes) -> Path:

@@ -1,6 +1,6 @@
 """What the store keeps about one person, and its bytes. No I/O.
 
-A record has five fields, each encrypted by itself, because roles and retention are by field: who may see tags opens
+A record has nine fields, each encrypted by itself, because roles and retention are by field: who may see tags opens
 only the tags, and a vector can go before the tags do.
 """
 
@@ -19,10 +19,12 @@ from silhouette_shared.errors import IntegrityError, UsageError
 
 Vector = npt.NDArray[np.float32]
 
-FIELDS = ("vector", "weights", "traits", "tags", "recommendations")
+FIELDS = ("vector", "weights", "traits", "tags", "recommendations", "facts", "evidence", "user", "items")
 """Names of the fields, in the order of their bits in a row of the store; new ones are added at the end."""
 
 _MOST_RECOMMENDATIONS = 1000
+
+_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)  # made once: half of the time
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,35 @@ class Recommended:
     score: float
 
 
+@dataclass(frozen=True)
+class TagEvidence:
+    """Why a person has a tag: their share of events with it against the catalogue's, and items that say so."""
+
+    tag: str
+    share: float
+    expected: float  # of the catalogue's items
+    confidence: float  # that such a share is no chance; see `tags.tags_of`
+    items: tuple[str, ...]  # titles of the latest events with it, newest first
+
+
+@dataclass(frozen=True)
+class RecentEvent:
+    """One of the latest events of a person, and how much of the profile's last state rests on it."""
+
+    title: str
+    behaviour: str  # empty where it is unknown
+    timestamp: int  # UTC seconds, 0 where the source has no times
+    attention: float  # share of all events the encoder reads
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What tags and profile rest on, as titles; built with the profile, so that showing it reads no history."""
+
+    tags: tuple[TagEvidence, ...]
+    events: tuple[RecentEvent, ...]  # newest first
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProfileRecord:
     """The profile of one person; a field that is None is not there (never stored, or past its retention).
@@ -53,6 +84,10 @@ class ProfileRecord:
         traits: By attribute.
         tags: Strongest first.
         recommendations: Best first, at most 1,000.
+        facts: Counts, times and trait scores by name (`details.facts_of`); what rules of segments read.
+        evidence: What tags and profile rest on.
+        user: The partner's identifier of the person, so that the members of a segment can be named; sealed as the rest.
+        items: What the person touched, the latest first, each once, at most 500: what lookalikes compare.
 
     Raises:
         UsageError: If a value cannot be stored exactly.
@@ -64,6 +99,10 @@ class ProfileRecord:
     traits: Mapping[str, Trait] | None = None
     tags: tuple[str, ...] | None = None
     recommendations: tuple[Recommended, ...] | None = field(default=None)
+    facts: Mapping[str, float] | None = None
+    evidence: Evidence | None = None
+    user: str | None = None
+    items: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what would not come back as it went in; the message names no value."""
@@ -74,7 +113,11 @@ class ProfileRecord:
         numbers = [*(self.weights or {}).values()]
         numbers += [trait.confidence for trait in (self.traits or {}).values()]
         numbers += [one.score for one in self.recommendations or ()]
-        _require(all(map(math.isfinite, numbers)), "finite weights, confidences and scores")
+        numbers += [*(self.facts or {}).values()]
+        if self.evidence is not None:
+            numbers += [x for tag in self.evidence.tags for x in (tag.share, tag.expected, tag.confidence)]
+            numbers += [event.attention for event in self.evidence.events]
+        _require(all(map(math.isfinite, numbers)), "finite weights, confidences, scores and facts")
         _require(len(self.recommendations or ()) <= _MOST_RECOMMENDATIONS, "at most 1,000 recommendations")
 
     @property
@@ -96,7 +139,12 @@ def encode_field(record: ProfileRecord, name: str) -> bytes:
         value = {key: [trait.value, trait.confidence] for key, trait in value.items()}
     elif name == "recommendations":
         value = [[one.item, one.title, one.score] for one in value]
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+    elif name == "evidence":
+        value = [
+            [[one.tag, one.share, one.expected, one.confidence, list(one.items)] for one in value.tags],
+            [[one.title, one.behaviour, one.timestamp, one.attention] for one in value.events],
+        ]
+    return _JSON.encode(value).encode("utf-8")
 
 
 def decode_field(name: str, content: bytes) -> Any:
@@ -109,18 +157,36 @@ def decode_field(name: str, content: bytes) -> Any:
         if name == "vector":
             return np.frombuffer(content, dtype="<f4").astype(np.float32, copy=False)
         value = json.loads(content)
-        if name == "weights":
+        if name in ("weights", "facts"):
             return {str(key): float(number) for key, number in value.items()}
         if name == "traits":
             return {key: Trait(str(guess), float(confidence)) for key, (guess, confidence) in value.items()}
-        if name == "tags":
-            return tuple(str(tag) for tag in value)
+        if name in ("tags", "items"):
+            return tuple(str(one) for one in value)
+        if name == "evidence":
+            return _evidence(value)
+        if name == "user":
+            return str(value)
         return tuple(Recommended(str(item), str(title), float(score)) for item, title, score in value)
     except (ValueError, TypeError, AttributeError):
         raise IntegrityError(
             f"expected the bytes of the field {name}, got others; the profile was written by another version: build "
             "the profiles again"
         ) from None
+
+
+def _evidence(value: Any) -> Evidence:
+    tags, events = value
+    return Evidence(
+        tags=tuple(
+            TagEvidence(str(tag), float(share), float(expected), float(confidence), tuple(map(str, items)))
+            for tag, share, expected, confidence, items in tags
+        ),
+        events=tuple(
+            RecentEvent(str(title), str(behaviour), int(timestamp), float(attention))
+            for title, behaviour, timestamp, attention in events
+        ),
+    )
 
 
 def _require(condition: bool, expected: str) -> None:

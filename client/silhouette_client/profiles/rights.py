@@ -69,7 +69,7 @@ def receipt(
     *,
     person: bytes,
     erased: Erased,
-    segments: int,
+    rows: Mapping[str, int],
     runs: Sequence[Mapping[str, Any]],
     now: datetime,
 ) -> dict[str, Any]:
@@ -82,8 +82,9 @@ def receipt(
         "removed": {
             "fields": list(erased.fields),
             "data_key": erased.data_key,
-            "segments": segments,
+            "segments": erased.segments,
             "model": erased.model,
+            "rows": {table: count for table, count in rows.items() if count},
         },
         "not_removed": list(NOT_REMOVED),
         "kept": "an entry of the exclusion list and the entries of the audit log, which name the person as an HMAC",
@@ -91,6 +92,24 @@ def receipt(
         "took_part_in": [dict(run) for run in runs],
         "meaning": meaning(runs),
     }
+
+
+def with_more(document: Mapping[str, Any], erased: Erased, rows: Mapping[str, int]) -> dict[str, Any]:
+    """An earlier receipt with what a further erasure removed, not signed yet."""
+    before = document["removed"]
+    counted = {
+        table: before.get("rows", {}).get(table, 0) + rows.get(table, 0)
+        for table in sorted({*before.get("rows", {}), *rows})
+    }
+    removed = {
+        "fields": list(erased.fields) or before["fields"],
+        "data_key": erased.data_key or before["data_key"],
+        "segments": erased.segments + before["segments"],
+        "model": erased.model or before["model"],
+        "rows": {table: count for table, count in counted.items() if count},
+    }
+    rest = {name: value for name, value in document.items() if name not in ("signature", "signer")}
+    return {**rest, "removed": removed}
 
 
 def sign(document: Mapping[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:

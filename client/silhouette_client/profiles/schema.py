@@ -7,13 +7,13 @@ import sqlite3
 from silhouette_client.profiles.keys import Keyring
 from silhouette_shared.errors import IntegrityError, UnavailableError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 REMEDY = "stop the service, keep these files, and put back a backup or build the profiles again"
 
 _APPLICATION = 0x53494C50  # "SILP": what `file` and SQLite's application_id call it
 
-_SCHEMA = (
+_FIRST = (
     """CREATE TABLE people (
     person BLOB PRIMARY KEY,
     version INTEGER NOT NULL,
@@ -47,6 +47,23 @@ _SCHEMA = (
 ) STRICT, WITHOUT ROWID""",
 )
 
+_SECOND = (
+    """CREATE TABLE basis (
+    person BLOB PRIMARY KEY,
+    seal BLOB NOT NULL
+) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE segments (
+    segment BLOB PRIMARY KEY,
+    version INTEGER NOT NULL,
+    key_id INTEGER NOT NULL,
+    wrapped BLOB NOT NULL,
+    sealed BLOB NOT NULL
+) STRICT, WITHOUT ROWID""",
+)
+"""New in version 2: from what a record was made, and the segments."""
+
+_SCHEMA = (*_FIRST, *_SECOND)
+
 
 def refuse_newer(connection: sqlite3.Connection, place: str) -> None:
     """Refuse the store of a newer version before anything is changed.
@@ -63,7 +80,7 @@ def refuse_newer(connection: sqlite3.Connection, place: str) -> None:
 
 
 def create_or_examine(connection: sqlite3.Connection, keyring: Keyring, place: str) -> None:
-    """Make the tables of an empty store or check those that are there; inside a writing transaction.
+    """Make the tables of an empty store, add what an older one lacks, or check; inside a writing transaction.
 
     Raises:
         IntegrityError: If these are other tables, or other keys.
@@ -74,7 +91,12 @@ def create_or_examine(connection: sqlite3.Connection, keyring: Keyring, place: s
         for statement in _SCHEMA:
             connection.execute(statement)
         connection.execute("INSERT INTO identity VALUES (?, ?)", (keyring.store, keyring.seal(b"identity")))
-    schema = {row[0] for row in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+    schema = _tables(connection)
+    if schema == set(_FIRST) and connection.execute("PRAGMA user_version").fetchone() == (1,):
+        for statement in _SECOND:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        schema = _tables(connection)
     application = connection.execute("PRAGMA application_id").fetchone()
     version = connection.execute("PRAGMA user_version").fetchone()
     if schema != set(_SCHEMA) or application != (_APPLICATION,) or version != (SCHEMA_VERSION,):
@@ -85,3 +107,7 @@ def create_or_examine(connection: sqlite3.Connection, keyring: Keyring, place: s
             f"{place}: expected the store of these keys, got another or a changed one; put back the key file that "
             "belongs to it"
         )
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    return {row[0] for row in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}

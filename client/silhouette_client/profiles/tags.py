@@ -46,13 +46,13 @@ def tags_of(
         if share <= expected:
             continue
         where = torch.nonzero(own[:, category]).flatten().flip(0)[:supporting]
-        confidence = _mid_p(count, len(own), expected)
+        confidence = chance_of_fewer(count, len(own), expected)
         found.append(Tag(category, share, expected, confidence, tuple(where.tolist())))
     return sorted(found, key=lambda tag: (-tag.confidence, -(tag.share - tag.expected), tag.category))[:most]
 
 
-def _mid_p(count: int, events: int, chance: float) -> float:
-    """P(X < count) + P(X = count) / 2 for binomial X, by exact sums in float64."""
+def chance_of_fewer(count: int, events: int, chance: float) -> float:
+    """P(X < count) + P(X = count) / 2 for binomial X of so many events, by exact sums in float64."""
     if chance <= 0:
         return 1.0 if count else 0.5
     k = torch.arange(count + 1, dtype=torch.float64)

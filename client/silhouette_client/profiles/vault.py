@@ -9,9 +9,9 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -26,13 +26,26 @@ from silhouette_client.profiles.keys import (
     write_keyring,
 )
 from silhouette_client.profiles.record import FIELDS, ProfileRecord
-from silhouette_client.profiles.store import KEEP, STORE_NAME, Counts, Erased, Exclusion, ProfileStore, Retention
+from silhouette_client.profiles.store import (
+    KEEP,
+    ROWS_A_TRANSACTION,
+    STORE_NAME,
+    Counts,
+    Erased,
+    Exclusion,
+    ProfileStore,
+    Retention,
+)
 from silhouette_shared.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
+    from silhouette_client.segments.segment import Segment
     from silhouette_shared.privacy.ledger import Head
 
 Passphrase = Callable[[], str]
+
+CHANGED_NAME = ".exclusions.changed"
+"""In a node's home: touched whenever somebody is erased, suppressed or let in again."""
 
 
 @dataclass(frozen=True)
@@ -167,36 +180,103 @@ class Vault:
             None if self._store.exclusion(person) is not None else self._store.get(person, fields) for person in people
         ]
 
-    def put_many(self, records: Iterable[tuple[str, ProfileRecord]], who: str, method: str) -> tuple[int, int]:
-        """Write people's records; says how many were written and how many are on the exclusion list."""
+    def put_many(
+        self,
+        records: Iterable[tuple[str, ProfileRecord]],
+        who: str,
+        method: str,
+        sources: Mapping[str, bytes] | None = None,
+    ) -> tuple[int, int]:
+        """Write people's records; says how many were written and how many are on the exclusion list.
+
+        Args:
+            records: User and record. A million of them are written fastest in the order of `in_order`.
+            who: For the audit log.
+            method: For the audit log.
+            sources: For `current`, by user.
+        """
 
         def logged() -> Iterator[tuple[bytes, ProfileRecord]]:
             part: list[tuple[bytes, ProfileRecord]] = []
             for user, record in records:
-                part.append((self._keyring.pseudonym(user), record))
-                if len(part) == 500:
+                part.append((self._keyring.pseudonym(user), replace(record, user=user)))
+                if len(part) == ROWS_A_TRANSACTION:
                     self._log.record([Access(who, method, person) for person, _ in part], flush=True)
                     yield from part
                     part = []
             self._log.record([Access(who, method, person) for person, _ in part], flush=True)
             yield from part
 
-        return self._store.put_many(logged())
+        made_from = {self._keyring.pseudonym(user): source for user, source in (sources or {}).items()}
+        return self._store.put_many(logged(), made_from)
+
+    def in_order(self, users: Iterable[str]) -> list[str]:
+        """Users in the order in which the store keeps them, which tells nothing about them."""
+        return sorted(users, key=self._keyring.pseudonym)
+
+    def current(self, model: str, sources: Mapping[str, bytes]) -> set[str]:
+        """Users whose record was made by this model from this source; reads no record. See `ProfileStore.current`."""
+        people = {self._keyring.pseudonym(user): user for user in sources}
+        found = self._store.current(model, {person: sources[user] for person, user in people.items()})
+        return {people[person] for person in found}
+
+    def keep_only(self, users: Collection[str], who: str) -> int:
+        """Remove the profiles of everybody else but of suppressed people; says how many went."""
+        kept = {self._keyring.pseudonym(user) for user in users} | self._store.exclusions()
+        others = [person for person in self._store.people() if person not in kept]
+        self._log.record([Access(who, "remove", person) for person in others], flush=True)
+        return self._store.remove(others)
+
+    def everybody(self, who: str, method: str, fields: Collection[str]) -> Iterator[tuple[bytes, ProfileRecord]]:
+        """HMAC and record of everybody who is not on the exclusion list; one entry in the log for all."""
+        self._log.record([Access(who, method, b"")], flush=True)
+        return self._store.everybody(fields)
+
+    def segments(self, who: str) -> list[Segment]:
+        """All segments, by name."""
+        self._log.record([Access(who, "segments", b"")])
+        return self._store.segments()
+
+    def segments_of(self, user: str, who: str) -> list[str]:
+        """Names of the segments that a person is in."""
+        person = self._note(user, who, "segments")
+        return [one.name for one in self._store.segments() if person in one.members]
+
+    def put_segment(self, segment: Segment, who: str) -> None:
+        """Write a segment, in place of one of its name."""
+        self._log.record([Access(who, "segment", b"")], flush=True)
+        self._store.put_segment(segment)
+
+    def drop_segment(self, name: str, who: str) -> bool:
+        """Remove a segment; says whether it was there."""
+        self._log.record([Access(who, "drop-segment", b"")], flush=True)
+        return self._store.drop_segment(name)
+
+    def users_of(self, people: Collection[bytes], who: str, method: str) -> list[str]:
+        """Identifiers of the people who have a profile and are not on the exclusion list, sorted; each is logged."""
+        self._log.record([Access(who, method, person) for person in people], flush=True)
+        left_out = self._store.exclusions()
+        found = (self._store.get(person, ("user",)) for person in people if person not in left_out)
+        return sorted(record.user for record in found if record is not None and record.user is not None)
 
     def erase(self, user: str, who: str) -> Erased:
         """Remove a person for good and keep them out; errors as `ProfileStore.erase`."""
         person = self._note(user, who, "erase")
-        return self._store.erase(person)
+        erased = self._store.erase(person)
+        self._tell()
+        return erased
 
     def suppress(self, user: str, who: str) -> None:
         """Answer nothing about a person and leave them out of imports and training; what is stored stays."""
         self._store.exclude(self._note(user, who, "suppress"), Exclusion.suppressed)
+        self._tell()
 
     def unsuppress(self, user: str, who: str) -> Exclusion | None:
         """Lift a suppression or an erasure's block; says what was lifted."""
         person = self._note(user, who, "unsuppress")
         found = self._store.exclusion(person)
         self._store.include(person)
+        self._tell()
         return found
 
     def export(self, user: str, who: str) -> tuple[ProfileRecord | None, Exclusion | None]:
@@ -207,6 +287,10 @@ class Vault:
     def excluded(self) -> Excluded:
         """Whom imports and training leave out."""
         return Excluded(self._store.exclusions(), self._keyring)
+
+    def left_out(self, users: Collection[str]) -> set[str]:
+        """Those of some users who are on the exclusion list; nothing else of them is read."""
+        return {user for user in users if self._store.exclusion(self._keyring.pseudonym(user)) is not None}
 
     def retire(self, keep: str, grace_seconds: int = 0) -> None:
         """Let the profiles of other models expire."""
@@ -228,6 +312,11 @@ class Vault:
     def head(self) -> Newest | None:
         """The newest entry of the audit log."""
         return self._log.head
+
+    def _tell(self) -> None:
+        """Have agents that hold people's tensors read them again before their next round."""
+        path = self._store.path.with_name(CHANGED_NAME)
+        path.touch(mode=0o600)
 
     def _note(self, user: str, who: str, method: str) -> bytes:
         person = self._keyring.pseudonym(user)
@@ -295,8 +384,15 @@ def hold(home: Path, *, exclusive: bool) -> Iterator[None]:
         os.close(file)
 
 
-def new_protector(passphrase: str | None) -> Protector:
-    """The protection of new keys: a passphrase if there is one, else the file's mode."""
+def new_protector(passphrase: str | None, name: str | None = None) -> Protector:
+    """The protection of new keys: a passphrase if there is one, one of a name that is installed, else the file's mode.
+
+    Raises:
+        UsageError: If no protection of this name is installed.
+        UnavailableError: If it cannot be had.
+    """
     from silhouette_client.profiles import keys
 
-    return KeyFile() if passphrase is None else keys.Passphrase(passphrase)
+    if passphrase is not None:
+        return keys.Passphrase(passphrase)
+    return KeyFile() if name is None else keys.installed_protector(name, {})

@@ -26,6 +26,12 @@ _REFUSED = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
+_NOT_NOW = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,  # by a service at which more than a thousand new streams wait
+}
+
 
 class ProfileClient:
     """Asks one profile service; thread-safe. Every call has a deadline and raises this project's errors.
@@ -93,6 +99,23 @@ class ProfileClient:
         """Explain; errors as `call`."""
         return self.call("Explain", pb.ExplainRequest(user=user))  # type: ignore[return-value]
 
+    def push(self, events: Sequence[pb.Event]) -> pb.PushEventsResponse:
+        """PushEvents; errors as `call`. After `UnavailableError` send the same events again: none counts twice."""
+        return self.call("PushEvents", pb.PushEventsRequest(events=events))  # type: ignore[return-value]
+
+    def similar_segments(self, user: str, count: int = 0) -> pb.SimilarSegmentsResponse:
+        """SimilarSegments; errors as `call`."""
+        request = pb.SimilarSegmentsRequest(user=user, count=count)
+        return self.call("SimilarSegments", request)  # type: ignore[return-value]
+
+    def erase(self, user: str) -> pb.EraseResponse:
+        """Erase; errors as `call`."""
+        return self.call("Erase", pb.EraseRequest(user=user))  # type: ignore[return-value]
+
+    def verify(self) -> pb.VerifyResponse:
+        """Verify; errors as `call`."""
+        return self.call("Verify", pb.VerifyRequest())  # type: ignore[return-value]
+
     def call(self, method: str, request: object) -> object:
         """Any method of the service by name.
 
@@ -119,6 +142,6 @@ def _explained(error: grpc.RpcError) -> SilhouetteError:
         return RefusedError(details)
     if code is grpc.StatusCode.DATA_LOSS:
         return IntegrityError(details)
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+    if code in _NOT_NOW:
         return UnavailableError(f"expected an answer of the profile service, got {code.name}: {details}; try again")
     return SilhouetteError(f"expected an answer of the profile service, got {code.name}: {details}")

@@ -140,18 +140,22 @@ class SimilarSegmentsResponse(_message.Message):
     def __init__(self, segments: _Optional[_Iterable[_Union[SimilarSegmentsResponse.Segment, _Mapping]]] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("user", "item", "behaviour", "timestamp", "value")
+    __slots__ = ("user", "item", "behaviour", "timestamp", "value", "id", "text")
     USER_FIELD_NUMBER: _ClassVar[int]
     ITEM_FIELD_NUMBER: _ClassVar[int]
     BEHAVIOUR_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     user: str
     item: str
     behaviour: str
     timestamp: int
     value: float
-    def __init__(self, user: _Optional[str] = ..., item: _Optional[str] = ..., behaviour: _Optional[str] = ..., timestamp: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
+    id: str
+    text: str
+    def __init__(self, user: _Optional[str] = ..., item: _Optional[str] = ..., behaviour: _Optional[str] = ..., timestamp: _Optional[int] = ..., value: _Optional[float] = ..., id: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class PushEventsRequest(_message.Message):
     __slots__ = ("events",)
@@ -160,12 +164,20 @@ class PushEventsRequest(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...
 
 class PushEventsResponse(_message.Message):
-    __slots__ = ("accepted", "left_out")
+    __slots__ = ("accepted", "left_out", "repeated", "unknown_items", "without_consent", "profiles")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    REPEATED_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_CONSENT_FIELD_NUMBER: _ClassVar[int]
+    PROFILES_FIELD_NUMBER: _ClassVar[int]
     accepted: int
     left_out: int
-    def __init__(self, accepted: _Optional[int] = ..., left_out: _Optional[int] = ...) -> None: ...
+    repeated: int
+    unknown_items: int
+    without_consent: int
+    profiles: int
+    def __init__(self, accepted: _Optional[int] = ..., left_out: _Optional[int] = ..., repeated: _Optional[int] = ..., unknown_items: _Optional[int] = ..., without_consent: _Optional[int] = ..., profiles: _Optional[int] = ...) -> None: ...
 
 class EraseRequest(_message.Message):
     __slots__ = ("user",)

@@ -116,7 +116,8 @@ class ProfileServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PushEvents(self, request, context):
-        """New events of people; their profiles follow at once. Role: write.
+        """New events of people. When this returns they are on the disk, and every answer is by them. Role: write.
+        One wrong event refuses them all, and none is taken. A push that was not answered can be sent again as it was.
         FAILED_PRECONDITION where the node has no model at hand to run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -60,20 +60,38 @@ class NotReadyError(RefusedError):
 
 @dataclass(frozen=True)
 class Event:
-    """One event of a person, as `PushEvents` brings it; `timestamp` in UTC seconds."""
+    """One event of a person, as `PushEvents` brings it; `timestamp` in UTC seconds, "" where there is no id or text."""
 
     user: str
     item: str
     behaviour: str
     timestamp: int
-    value: float
+    value: float | None = None
+    id: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class PushOutcome:
+    """What a push did, in events but for `profiles`, which counts people; see `PushEventsResponse`."""
+
+    accepted: int
+    left_out: int
+    repeated: int
+    unknown_items: int
+    without_consent: int
+    profiles: int
 
 
 class Updater(Protocol):
     """Takes new events into the histories and runs the encoder on them."""
 
-    def push(self, events: Sequence[Event], who: str) -> tuple[int, int]:
-        """Update the people's profiles; says how many events were taken and how many are of excluded people."""
+    def push(self, events: Sequence[Event], who: str) -> PushOutcome:
+        """Take events; they are on the disk and in the answers when this returns."""
+        ...
+
+    def note_shown(self, user: str, model: str, items: Sequence[str]) -> None:
+        """Remember what was recommended to a person."""
         ...
 
 
@@ -110,10 +128,18 @@ class Service:
         records: The vault.
         updater: Behind `push`; None refuses it.
         segments: Behind `similar_segments`; None refuses it.
+        forget: Removes a person's events where the node holds some, in `erase`.
     """
 
-    def __init__(self, records: Records, updater: Updater | None = None, segments: SegmentIndex | None = None) -> None:
-        self._records, self._updater, self._segments = records, updater, segments
+    def __init__(
+        self,
+        records: Records,
+        updater: Updater | None = None,
+        segments: SegmentIndex | None = None,
+        *,
+        forget: Callable[[str], object] | None = None,
+    ) -> None:
+        self._records, self._updater, self._segments, self._forget = records, updater, segments, forget
 
     def profile(self, user: str, who: str, roles: Collection[Role]) -> ProfileRecord:
         """The fields of a profile that the roles may see.
@@ -154,7 +180,10 @@ class Service:
         if without:
             unwanted = frozenset(without)
             left = tuple(one for one in left if one.item not in unwanted)
-        return record.model, left[: count or _USUAL_COUNT]
+        best = left[: count or _USUAL_COUNT]
+        if self._updater is not None and best:
+            self._updater.note_shown(user, record.model, [one.item for one in best])
+        return record.model, best
 
     def explain(self, user: str, who: str) -> ProfileRecord:
         """A profile with what it rests on: weights and tags.
@@ -179,12 +208,12 @@ class Service:
             raise NoProfileError
         return self._segments.similar(record, count or 3)
 
-    def push(self, events: Sequence[Event], who: str) -> tuple[int, int]:
-        """Take new events; says how many were taken and how many left out.
+    def push(self, events: Sequence[Event], who: str) -> PushOutcome:
+        """Take new events; they are on the disk and in the answers when this returns.
 
         Raises:
             NotReadyError: If no model is at hand.
-            UsageError: If there are too many.
+            UsageError: If there are too many, or one is wrong; then none was taken.
         """
         if len(events) > MOST_EVENTS:
             raise UsageError(f"expected at most {MOST_EVENTS} events, got {len(events)}; push in parts")
@@ -192,18 +221,22 @@ class Service:
             _check_user(event.user)
         if self._updater is None:
             raise NotReadyError(
-                "expected a model and histories at this node, found none; ingest events and build the profiles anew"
+                "expected a promoted model at this node, found none; take one with `silhouette node take` and start "
+                "the service again"
             )
         return self._updater.push(events, who)
 
     def erase(self, user: str, who: str) -> Erased:
-        """Remove a person for good.
+        """Remove a person for good: kept out first, so that no push brings them back, then the events.
 
         Raises:
             UsageError: If `user` cannot be one.
         """
         _check_user(user)
-        return self._records.erase(user, who)
+        erased = self._records.erase(user, who)
+        if self._forget is not None:
+            self._forget(user)
+        return erased
 
     def _one(self, user: str, who: str, method: str, fields: Collection[str]) -> ProfileRecord:
         _check_user(user)

@@ -1,11 +1,11 @@
 """Figures over a partner's people: histograms, and hits and NDCG of a model, each person bounded.
 
 Each function here gives one row a person, from that person's record, the public vocabulary and the model alone. What
-makes the bound is in one place, `bounded_sum`: a row that is too long is scaled down to it and one that is no number
+makes the bound is in one place, `_bounded`: a row that is too long is scaled down to it and one that is no number
 adds nothing, so no function can let a person weigh more, however many events there are.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from silhouette_client.profiles.build import seen_items
 from silhouette_client.training.release import ClippedSum
 from silhouette_shared.config import FigureName, ReleaseName
+from silhouette_shared.model.appraisal import Sheet
 from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary, at_last
 from silhouette_shared.model.evaluation import ndcg_gains, pessimistic_ranks
 from silhouette_shared.model.figures import CUTOFF, DAILY_EDGES, FIGURES, LENGTH_EDGES
@@ -38,16 +39,15 @@ def figure_sum(name: FigureName, histories: Histories, vocabulary: Vocabulary) -
     return bounded_sum(name, _ROWS[name](histories, vocabulary), vocabulary)
 
 
-def evaluation_sum(encoder: ProfileEncoder, histories: Histories, vocabulary: Vocabulary) -> ClippedSum:
-    """Hits and NDCG at ten on everybody's newest event, and how many people those are, each person bounded.
+def evaluation_rows(encoder: ProfileEncoder, histories: Histories) -> Tensor:
+    """A hit and NDCG at ten on everybody's newest event, and a one for having been asked for, (U, 3) float64.
 
     The full catalogue is ranked from the events before it, seen items removed, ties against the model. Whoever has one
-    event only has nothing to be ranked from and adds nothing.
+    event only has nothing to be ranked from and has zeros.
 
     Args:
         encoder: With the model that is evaluated.
         histories: The partner's people with the event that was held out.
-        vocabulary: Public.
     """
     encoder.eval()
     rows = torch.zeros(len(histories), 3, dtype=torch.float64, device=histories.items.device)
@@ -63,7 +63,23 @@ def evaluation_sum(encoder: ProfileEncoder, histories: Histories, vocabulary: Vo
                 rows[people, 0] = (ranks < CUTOFF).double()
                 rows[people, 1] = ndcg_gains(ranks, CUTOFF).double()
                 rows[people, 2] = 1.0
-    return bounded_sum("evaluation", rows, vocabulary)
+    return rows
+
+
+def evaluation_sum(rows: Sequence[Tensor], sheet: Sheet) -> ClippedSum:
+    """The cells of a partner's place, each person bounded.
+
+    Args:
+        rows: As `evaluation_rows` gives them for each model, on the same people.
+        sheet: Of the evaluation, with as many models.
+
+    Raises:
+        ValueError: If there are others.
+    """
+    if len(rows) != sheet.models:
+        raise ValueError(f"expected rows of {sheet.models} models, got {len(rows)}")
+    first, *others = rows
+    return _bounded(torch.cat([first, *(one[:, :2] for one in others)], dim=1) * sheet.weight)
 
 
 def bounded_sum(name: ReleaseName, rows: Tensor, vocabulary: Vocabulary) -> ClippedSum:
@@ -74,7 +90,10 @@ def bounded_sum(name: ReleaseName, rows: Tensor, vocabulary: Vocabulary) -> Clip
         rows: Shape (U, cells); a row with an entry that is no number counts as zeros.
         vocabulary: Public.
     """
-    weighted = rows.double() * FIGURES[name].weight(vocabulary)
+    return _bounded(rows.double() * FIGURES[name].weight(vocabulary))
+
+
+def _bounded(weighted: Tensor) -> ClippedSum:
     norms = torch.linalg.vector_norm(weighted, dim=1)
     factors = (_WITHIN / norms).clamp(max=1.0)  # a zero norm gives inf, hence 1
     bounded = torch.where(norms.isfinite()[:, None], weighted * factors[:, None], 0.0)

@@ -5,6 +5,7 @@ import torch
 from silhouette_client.training.release import PlainUpdate
 from silhouette_client.training.sampling import shuffled_batches
 from silhouette_shared.config import Training
+from silhouette_shared.model.augmentation import augmented_batch, views_of
 from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.model.objective import draw_negatives, person_losses
@@ -43,7 +44,7 @@ def train_plainly(
     encoder.train()
     for _ in range(training.local_epochs):
         for people in shuffled_batches(histories.lengths, training.batch_size, generator):
-            batch = histories.training_batch(people, encoder.history_length, generator)
+            batch = augmented_batch(histories, people, encoder.history_length, views_of(training), generator)
             loss = person_losses(
                 encoder,
                 batch,

@@ -17,6 +17,7 @@ from silhouette_client.training.engine import EngineName, Losses
 from silhouette_client.training.release import NoisedSum, PrivateUpdate
 from silhouette_client.training.step import ChargedNoise, Paid, make_engine, private_step
 from silhouette_shared.config import Privacy, Training
+from silhouette_shared.model.augmentation import augmented_batch, views_of
 from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.model.objective import draw_negatives, person_losses
@@ -169,7 +170,7 @@ def step_losses(
     negatives = draw_negatives(len(encoder.item.weight) - 1, training.negatives, generator)
 
     def losses(rows: Tensor) -> Losses:
-        batch = histories.training_batch(rows, encoder.history_length, generator)
+        batch = augmented_batch(histories, rows, encoder.history_length, views_of(training), generator)
         return lambda tape: person_losses(
             encoder,
             batch,

@@ -28,6 +28,12 @@ class ClippedSum:
     vector: Tensor  # (D,) float
     clip_norm: float
 
+    def at(self, place: slice, size: int) -> "ClippedSum":
+        """The same as a part of a longer vector (size,) to whose other coordinates nobody here adds anything."""
+        longer = self.vector.new_zeros(size)
+        longer[place] = self.vector
+        return ClippedSum(longer, self.clip_norm)
+
 
 @dataclass(frozen=True)
 class NoisedSum:
@@ -43,6 +49,19 @@ class NoisedSum:
     def value(self) -> Tensor:
         """The sum in the units of the clip norm, shape (D,), float32, on the device where it was computed."""
         return torch.from_numpy(self.grid.decode(self.integers)).to(self.device)
+
+
+def in_place(noised: NoisedSum, place: slice, size: int) -> NoisedSum:
+    """A noised sum as a part of a longer vector whose other coordinates are zero and hold nothing of anybody.
+
+    Args:
+        noised: Shape (place,).
+        place: Where it belongs.
+        size: Coordinates of the longer vector.
+    """
+    integers = np.zeros(size, dtype=np.int64)
+    integers[place] = noised.integers
+    return NoisedSum(integers, noised.grid, noised.device)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,22 @@ def card_command(name: ModelArgument, home: HomeOption = None, output: FormatOpt
         typer.echo(f"{label:<16}{value}")
 
 
+@model.command("statement")
+def statement_command(name: ModelArgument, home: HomeOption = None, output: FormatOption = Format.text) -> None:
+    """Say what a model promises to whom, over its run and every run that it was started from."""
+    from silhouette_server.statements import statement_of
+    from silhouette_shared.cards.checks import check_privacy
+
+    with _registry(home) as registry:
+        card = registry.model(name).card
+        check_privacy(card)
+        found = statement_of(card, registry.plan(card.run), len(registry.run(card.run).submission.partners))
+    if output is Format.json:
+        emit(found.document)
+    else:
+        typer.echo(found.markdown)
+
+
 @model.command("verify")
 def verify_command(
     target: Annotated[
@@ -137,6 +153,8 @@ def promote_command(
 ) -> None:
     """Let partners take a model, if its checks pass and it is no worse than the promoted one.
 
+    A coordinator that runs brings it to every node that is connected, and to the others when they are.
+
     How much worse it may be, and how sure that must be, is in the plan's table [promotion]. Ends with exit code 3 if it
     may not be promoted.
     """
@@ -172,10 +190,13 @@ def export_command(
     """Write a model with its card into a folder that anybody can check."""
     from silhouette_server.enrolment.office import Office
     from silhouette_server.exports import write_export
+    from silhouette_shared.cards import PROMOTED
 
     office = Office.of(silhouette_home(home))
     with _registry(home) as registry:
         found, alias = registry.model(name), registry.alias()
+        if name == PROMOTED and (promoted := registry.promoted()) is not None:
+            found = promoted[2]  # with the card that the alias names, whatever was measured since
         write_export(folder, found, alias, office.identity().public)
     if output is Format.json:
         emit({"model": found.reference, "folder": str(folder)})

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 from silhouette_shared.errors import UnavailableError
+from silhouette_shared.model.appraisal import Appraised
 
 if TYPE_CHECKING:
-    from silhouette_server.coordination.federation import RoundRecord
+    from silhouette_server.coordination.job import RoundRecord
 
 INTERRUPTED = "interrupted"
 """Why a round is void that began and was not heard of again."""
@@ -55,6 +56,15 @@ class RoundBook(Protocol):
         """The round has none."""
         ...
 
+    def evaluate(self, appraised: Appraised, beside: str) -> None:
+        """What the evaluation shows of the run's last model; said again when a run is gone on with.
+
+        Args:
+            appraised: The figures.
+            beside: SHA-256 of the file of the model that was evaluated on the same people; empty if none was.
+        """
+        ...
+
 
 class NoBook:
     """For simulations, whose checkpoint is all there is."""
@@ -74,6 +84,9 @@ class NoBook:
         """Nothing to keep."""
 
     def void(self, number: int, reason: str) -> None:
+        """Nothing to keep."""
+
+    def evaluate(self, appraised: Appraised, beside: str) -> None:
         """Nothing to keep."""
 
 

@@ -9,8 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,15 +20,16 @@ from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from silhouette_server.coordination.book import Commitment, NoBook, RoundBook, settle
+from silhouette_server.coordination.book import Commitment, settle
 from silhouette_server.coordination.checkpoints import (
     Checkpoint,
     read_checkpoint,
     write_checkpoint,
 )
+from silhouette_server.coordination.job import Beside, Counting, Job, RoundRecord, SecureJob
 from silhouette_server.coordination.replies import checked_reply, checked_statistic, statistic_expected
-from silhouette_server.coordination.roster import Introduction, Member, await_nodes, build_roster, by_node
-from silhouette_server.coordination.secure import Desk, SecureRounds, SecureSum, VoidRoundError
+from silhouette_server.coordination.roster import Member, await_nodes, build_roster, by_node
+from silhouette_server.coordination.secure import SecureRounds, SecureSum, VoidRoundError
 from silhouette_server.statistics import ReleasedSum, active_items, make_prior
 from silhouette_server.strategy.aggregation import OrderedMean
 from silhouette_server.strategy.optimisers import ServerOptimiser
@@ -37,14 +37,10 @@ from silhouette_server.strategy.validation import (
     Expectation,
     FloatVector,
 )
-from silhouette_shared.config import Plan, ReleaseName, Replies, Schedule, Statistics
+from silhouette_shared.config import ReleaseName
 from silhouette_shared.errors import IntegrityError, SilhouetteError, UnavailableError
-from silhouette_shared.model.encoder import Vocabulary
+from silhouette_shared.model.appraisal import Appraised, Sheet, read_appraisal
 from silhouette_shared.model.figures import FIGURES, Released, read_figure
-from silhouette_shared.model.pairs import pair_count
-from silhouette_shared.model.prior import PriorShape
-from silhouette_shared.model.vector import Layout
-from silhouette_shared.privacy.budget import Budget
 from silhouette_shared.privacy.grid import Grid as PrivacyGrid
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.secagg import Layout as SecureLayout
@@ -53,6 +49,8 @@ from silhouette_shared.wire.codec import Vector
 from silhouette_shared.wire.messages import POPULARITY, STATISTICS, TRAIN, TRANSITIONS, StatisticName
 from silhouette_shared.wire.rounds import WEIGHT, noised_layout, round_terms, training_layout
 
+__all__ = ["Beside", "CheckedStrategy", "Counting", "Job", "RoundRecord", "SecureJob"]
+
 _LOG = logging.getLogger(__name__)
 
 _MESSAGE_TYPES: dict[StatisticName, str] = {"popularity": POPULARITY, "transitions": TRANSITIONS}
@@ -60,70 +58,6 @@ _MESSAGE_TYPES: dict[StatisticName, str] = {"popularity": POPULARITY, "transitio
 _VOID_ROUNDS_IN_A_ROW = 3  # after so many a run stops, resumably
 
 _RELEASED = "statistics."  # in a checkpoint, before the names of what was released
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """What a coordinator knows about one round."""
-
-    round: int
-    replies: int
-    refused: int
-    update_norm: float  # L2 norm of the mean update
-    seconds: float
-    steps: tuple[dict[str, float | int | str], ...] = ()  # what each step of a secure round took
-
-
-@dataclass(frozen=True)
-class Counting:
-    """The statistics of a run: what is asked for before the training, and what it is made into."""
-
-    settings: Statistics
-    budget: Budget
-    content: Tensor  # (V + 1, C) public
-
-    @property
-    def prior_size(self) -> int:
-        """Numbers of the prior, P."""
-        return PriorShape.of(self.settings).size(len(self.content) - 1, self.content.shape[1])
-
-    def size(self, statistic: StatisticName, active: int) -> int:
-        """Coordinates of a statistic's sum."""
-        return len(self.content) if statistic == "popularity" else pair_count(active)
-
-
-@dataclass(frozen=True)
-class SecureJob:
-    """Secure aggregation in a run: who is who, and what the terms of its rounds are made of."""
-
-    desk: Desk
-    plan: Plan
-    vocabulary: Vocabulary
-    training: SampledGaussian | None  # of one round, as a partner charges it; None without privacy
-    largest_partner: int  # largest declared size
-    figures: Mapping[ReleaseName, SampledGaussian] = field(default_factory=dict)  # that are released beside
-
-
-@dataclass(frozen=True)
-class Job:
-    """A training run, apart from who takes part."""
-
-    run: str
-    plan_digest: str
-    layout: Layout
-    schedule: Schedule
-    replies: Replies
-    partners: int  # that are expected to take part
-    initial: Tensor  # (D,)
-    counting: Counting | None = None  # None: no statistics
-    secure: SecureJob | None = None  # None: the coordinator sees every partner's answer
-    training: SampledGaussian | None = None  # whose noise is in the answers; None: no noise
-    checkpoint: Path | None = None  # None keeps no state
-    on_round: Callable[[RoundRecord, Tensor], None] = field(
-        default=lambda record, model: None
-    )  # maybe twice, see `start`
-    book: RoundBook = field(default_factory=NoBook)  # where rounds are committed
-    introduction: Introduction | None = None  # how nodes are asked who they are; None: as in a simulation
 
 
 class CheckedStrategy(Strategy):
@@ -157,7 +91,7 @@ class CheckedStrategy(Strategy):
         """What was released of the people beside the training, by its name."""
         secure, found = self._job.secure, {}
         for name, mechanism in ({} if secure is None else secure.figures).items():
-            if secure is not None and name in self._released:
+            if secure is not None and name in self._released and name != "evaluation":
                 total = self._sum_of(name, mechanism)
                 found[str(name)] = read_figure(
                     name,
@@ -166,7 +100,27 @@ class CheckedStrategy(Strategy):
                     total.noise_std,
                     int(self._released[f"{name}.answers"]),
                 )
+        if (appraised := self.appraisal) is not None:
+            found["evaluation"] = appraised.together
         return found
+
+    @property
+    def appraisal(self) -> Appraised | None:
+        """What the evaluation has shown of the run's model, over everybody and at each partner; None before it."""
+        secure = self._job.secure
+        if secure is None or "evaluation" not in self._released:
+            return None
+        total, counted = self._released["evaluation"], self._released["evaluation.counted"].tolist()
+        roster = tuple(sorted(secure.desk.pins.partners))
+        mechanism = secure.figures["evaluation"]
+        # In the mode `local` nobody else's noise is in a partner's place, and `shares` is one.
+        drawn = len(counted) if secure.plan.privacy.mode == "distributed" else 1
+        return read_appraisal(
+            Sheet(roster, models=2 if "evaluation.beside" in self._released else 1),
+            total.numpy(),
+            mechanism.noise_std * math.sqrt(drawn / mechanism.shares),
+            [roster[number] for number in counted],
+        )
 
     @property
     def records(self) -> tuple[RoundRecord, ...]:
@@ -431,6 +385,9 @@ class CheckedStrategy(Strategy):
         for name in self._left_to_release():  # the evaluation, of the model that has come out
             self._release(name, grid, rounds)
             self._save(job.schedule.rounds)
+        if (appraised := self.appraisal) is not None:
+            beside = bytes(self._released.get("evaluation.beside", torch.zeros(0)).to(torch.uint8).tolist()).hex()
+            job.book.evaluate(appraised, beside)
         result = Result()
         result.arrays = _array_record(self.model)
         return result
@@ -482,11 +439,28 @@ class CheckedStrategy(Strategy):
         secure = self._job.secure
         if secure is None or rounds is None:
             raise ValueError("expected secure aggregation for a figure, got none")
-        inputs = {"parameters": self.model.numpy()} if name == "evaluation" else {"active": np.empty(0, np.int64)}
+        if name == "evaluation":
+            self._evaluate(secure, grid, rounds)
+            return
+        inputs = {"active": np.empty(0, np.int64)}
         size = len(FIGURES[name].cells(secure.vocabulary))
-        total, answers = self._sum_once(name, secure.figures[name], size, inputs, grid, secure, rounds)
+        total, counted = self._sum_once(name, secure.figures[name], size, inputs, grid, secure, rounds)
         self._released[name] = torch.from_numpy(total)
-        self._released[f"{name}.answers"] = torch.tensor(answers)
+        self._released[f"{name}.answers"] = torch.tensor(len(counted))
+
+    def _evaluate(self, secure: SecureJob, grid: Grid, rounds: SecureRounds) -> None:
+        """Ask how good the model is that has come out, and beside it the one that it may take the place of."""
+        inputs = {"parameters": self.model.numpy()}
+        other = self._job.beside()
+        if other is not None and len(other.parameters) == len(inputs["parameters"]):
+            inputs["beside"] = other.parameters.numpy()
+        roster = tuple(sorted(secure.desk.pins.partners))
+        size = Sheet(roster, len(inputs)).size
+        total, counted = self._sum_once("evaluation", secure.figures["evaluation"], size, inputs, grid, secure, rounds)
+        self._released["evaluation"] = torch.from_numpy(total)
+        self._released["evaluation.counted"] = torch.tensor([roster.index(name) for name in counted])
+        if other is not None and "beside" in inputs:
+            self._released["evaluation.beside"] = torch.tensor(list(bytes.fromhex(other.digest)))
 
     def _count(self, statistic: StatisticName, grid: Grid, rounds: SecureRounds | None) -> None:
         """Ask everybody for one statistic, keep the sum, and make the prior of what is there."""
@@ -495,7 +469,8 @@ class CheckedStrategy(Strategy):
         active = self._active() if statistic == "transitions" else np.empty(0, np.int64)
         secure = job.secure
         if secure is not None and rounds is not None:
-            total, answers = self._count_securely(statistic, active, grid, secure, rounds)
+            total, counted = self._count_securely(statistic, active, grid, secure, rounds)
+            answers = len(counted)
         else:
             total, answers = self._count_openly(statistic, active, grid)
         self._released[statistic] = torch.from_numpy(total)
@@ -545,8 +520,8 @@ class CheckedStrategy(Strategy):
         grid: Grid,
         secure: SecureJob,
         rounds: SecureRounds,
-    ) -> tuple[NDArray[np.float64], int]:
-        """The same sum, without a sight of any partner's.
+    ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+        """The same sum, without a sight of any partner's, and who is in it.
 
         Raises:
             VoidRoundError: If there is none. Whoever charged for it has spent that; the next attempt is a new charge.
@@ -564,8 +539,8 @@ class CheckedStrategy(Strategy):
         grid: Grid,
         secure: SecureJob,
         rounds: SecureRounds,
-    ) -> tuple[NDArray[np.float64], int]:
-        """A sum that is released once, and how many partners are in it.
+    ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+        """A sum that is released once, and the partners who are in it.
 
         Raises:
             VoidRoundError: If there is none. Whoever charged for it has spent that; the next attempt is a new charge.
@@ -585,7 +560,7 @@ class CheckedStrategy(Strategy):
                 "as far as each partner's budget allows"
             ) from error
         (section,) = layout.sections
-        return (total.sums[section.name] * section.scale).astype(np.float64), len(total.survivors)
+        return (total.sums[section.name] * section.scale).astype(np.float64), total.survivors
 
     @property
     def _counting(self) -> Counting:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from silhouette_shared.cards.checks import check_model
+from silhouette_shared.cards.documents import Card
 from silhouette_shared.errors import IntegrityError, UnavailableError
 from silhouette_shared.files import flush_folder, write_atomically
 
@@ -76,3 +78,32 @@ class ModelFiles:
         for path in sorted(self.folder.glob("*/*")):
             if found := _NAMED.fullmatch(path.name):
                 yield path.parent.name, int(found[1]), path
+
+
+@dataclass(frozen=True)
+class Model:
+    """A committed round's model: its card, checked, and where its bytes lie."""
+
+    card: Card
+    signed_card: bytes
+    path: Path
+
+    @property
+    def reference(self) -> str:
+        """How a person names it: run:round."""
+        return self.card.reference
+
+    def read(self) -> bytes:
+        """The bytes, checked against the card.
+
+        Raises:
+            IntegrityError: If they are others, or cannot be read.
+        """
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise IntegrityError(
+                f"{self.path}: expected the model of {self.reference}, got {error.strerror or error}; put it back"
+            ) from None
+        check_model(self.card, content)
+        return content

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,11 +22,12 @@ from torch import Tensor
 
 from silhouette_server.registry.entries import Amended, Begun, Committed, Moved, Named, Submitted, Voided
 from silhouette_server.registry.journal import Clock, Journal, utc_now
-from silhouette_server.registry.model_files import ModelFiles
+from silhouette_server.registry.model_files import Model, ModelFiles
 from silhouette_server.registry.promotion import Margin, Verdict, compare
 from silhouette_server.registry.spending import released
 from silhouette_server.registry.state import Contents, RoundState, RunState, RunView, TransitionError, UnknownError
-from silhouette_shared.cards.checks import check_model, check_privacy
+from silhouette_server.registry.verification import Fault, faults_of
+from silhouette_shared.cards.checks import check_privacy
 from silhouette_shared.cards.content import pack_model
 from silhouette_shared.cards.documents import (
     PROMOTED,
@@ -40,7 +41,7 @@ from silhouette_shared.cards.documents import (
     card_digest,
 )
 from silhouette_shared.config import Plan, parse_plan, write_toml
-from silhouette_shared.errors import IntegrityError, RefusedError, SilhouetteError, UsageError
+from silhouette_shared.errors import IntegrityError, RefusedError, UsageError
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.audit.result import digest as audit_digest
 from silhouette_shared.privacy.audit.result import require_passed
@@ -75,43 +76,6 @@ class Submission:
     partners: Mapping[str, int] | None = None
     start: str = ""
     name: str = ""
-
-
-@dataclass(frozen=True)
-class Model:
-    """A committed round's model: its card, checked, and where its bytes lie."""
-
-    card: Card
-    signed_card: bytes
-    path: Path
-
-    @property
-    def reference(self) -> str:
-        """How a person names it: run:round."""
-        return self.card.reference
-
-    def read(self) -> bytes:
-        """The bytes, checked against the card.
-
-        Raises:
-            IntegrityError: If they are others, or cannot be read.
-        """
-        try:
-            content = self.path.read_bytes()
-        except OSError as error:
-            raise IntegrityError(
-                f"{self.path}: expected the model of {self.reference}, got {error.strerror or error}; put it back"
-            ) from None
-        check_model(self.card, content)
-        return content
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something in a registry that is not as it was written."""
-
-    place: str
-    what: str
 
 
 class Registry:
@@ -403,6 +367,31 @@ class Registry:
         document = named.document.encode("ascii")
         return Alias.decode(document, self._keys), document
 
+    def promoted(self) -> tuple[Alias, bytes, Model] | None:
+        """The alias, its document, and the model with the very card that it names, whatever was measured since.
+
+        Raises:
+            IntegrityError: If that card is damaged or missing.
+        """
+        found = self.alias()
+        if found is None:
+            return None
+        alias, document = found
+        newest = self._journal.contents().run(alias.run).round(alias.round).edition
+        for edition in range(newest, 0, -1):
+            try:
+                signed = self._files.read(self._files.card_path(alias.run, alias.round, edition), alias.card)
+            except IntegrityError:
+                if edition == 1:
+                    raise
+                continue  # an edition of before or after the promotion
+            return (
+                alias,
+                document,
+                Model(Card.decode(signed, self._keys), signed, self._files.model_path(alias.run, alias.round)),
+            )
+        raise IntegrityError(f"{alias.run}:{alias.round}: expected the card that the alias names, found none")
+
     def amend(self, reference: str, *, evaluation: Evaluation | None = None, audit: Audit | None = None) -> Card:
         """Issue a new edition of a model's card with what was measured since; errors as `model`."""
         before = self.model(reference).card
@@ -516,40 +505,7 @@ class Registry:
             contents = self._journal.contents()
         except IntegrityError as error:
             return (*found, *(() if found else (Fault(REGISTRY_NAME, str(error)),)))
-        for run in contents.runs.values():
-            for one in run.committed:
-                found.extend(self._model_faults(run, one.number))
-        for named in contents.named:
-            found.extend(self._alias_faults(named))
-        found.extend(self._unknown_files(contents))
-        return tuple(found)
-
-    def _model_faults(self, run: RunView, number: int) -> Iterator[Fault]:
-        reference = f"{run.name}:{number}"
-        try:
-            model = self.model(reference)
-            model.read()
-            _check_card(model.card, run, number)
-        except SilhouetteError as error:
-            yield Fault(reference, str(error))
-
-    def _alias_faults(self, named: Named) -> Iterator[Fault]:
-        try:
-            alias = Alias.decode(named.document.encode("ascii"), self._keys)
-            if (alias.run, alias.round, alias.number) != (named.run, named.round, named.number):
-                raise IntegrityError("expected an alias of the entry that holds it, got another")
-        except SilhouetteError as error:
-            yield Fault(f"alias {named.number}", str(error))
-
-    def _unknown_files(self, contents: Contents) -> Iterator[Fault]:
-        """Models of rounds that the registry has never begun: an older copy of it was put back."""
-        for run, number, path in self._files.rounds():
-            if run not in contents.runs or number not in contents.runs[run].rounds:
-                yield Fault(
-                    f"{run}:{number}",
-                    f"{path}: expected files of rounds that the registry knows, got one of a round that it does not; "
-                    "an older copy of the registry was put back: put back the newest",
-                )
+        return (*found, *faults_of(contents, self._files, self._keys, self.model))
 
     # Parts
 
@@ -570,13 +526,6 @@ class Registry:
             before = inherited.releases
         so_far = released(plan, len(run.rounds), parameters) if releases is None else tuple(releases)
         return Spent.count(run.name, privacy.mode, privacy.delta, privacy.epsilon, so_far, before)
-
-
-def _check_card(card: Card, run: RunView, number: int) -> None:
-    said = (card.run, card.round, card.plan_digest, card.edition)
-    written = (run.name, number, run.plan_digest, run.rounds[number].edition)
-    if said != written:
-        raise IntegrityError(f"{run.name}:{number}: expected a card that says what the registry says, got another")
 
 
 def _resolve(reference: str, contents: Contents) -> tuple[str, int]:

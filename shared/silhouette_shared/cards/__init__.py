@@ -1,6 +1,13 @@
 """What is said of a model, signed by the coordinator, and the checks that a node makes before it takes one."""
 
-from silhouette_shared.cards.checks import Accepted, accept_alias, accept_promoted, check_model, check_privacy
+from silhouette_shared.cards.checks import (
+    Accepted,
+    accept_alias,
+    accept_card,
+    accept_promoted,
+    check_model,
+    check_privacy,
+)
 from silhouette_shared.cards.content import pack_model, unpack_model
 from silhouette_shared.cards.documents import (
     PROMOTED,
@@ -30,6 +37,7 @@ __all__ = [
     "SpentOn",
     "TwoAliasesError",
     "accept_alias",
+    "accept_card",
     "accept_promoted",
     "check_model",
     "check_privacy",

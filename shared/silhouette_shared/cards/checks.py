@@ -113,6 +113,18 @@ def accept_promoted(
         OtherModelError: If card or model are others.
     """
     chosen = accept_alias(alias, keys, known)
+    found = accept_card(chosen, card, keys)
+    check_model(found, model)
+    return Accepted(chosen, found, model)
+
+
+def accept_card(chosen: Alias, card: bytes, keys: Sequence[bytes]) -> Card:
+    """The card that an alias names.
+
+    Raises:
+        MalformedError, ForgedDocumentError: If it is no card of this coordinator.
+        OtherModelError: If it is another.
+    """
     found = Card.decode(card, keys)
     if card_digest(card) != chosen.card or (found.run, found.round, found.model) != (
         chosen.run,
@@ -123,5 +135,4 @@ def accept_promoted(
             f"expected the card of {chosen.run}:{chosen.round} that is promoted, got the one of {found.reference} "
             f"edition {found.edition}; ask for the promoted one"
         )
-    check_model(found, model)
-    return Accepted(chosen, found, model)
+    return found

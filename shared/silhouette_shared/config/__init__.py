@@ -4,6 +4,7 @@ from silhouette_shared.config.document import commented_toml, parse_plan, read_p
 from silhouette_shared.config.plan import (
     Aggregation,
     Analytics,
+    BehaviourName,
     Clipping,
     Data,
     DimensionName,
@@ -21,6 +22,7 @@ from silhouette_shared.config.plan import (
     RowName,
     Schedule,
     ServerOptimiserName,
+    SplitName,
     Statistics,
     Training,
     plan_document,
@@ -29,6 +31,7 @@ from silhouette_shared.config.plan import (
 __all__ = [
     "Aggregation",
     "Analytics",
+    "BehaviourName",
     "Clipping",
     "Data",
     "DimensionName",
@@ -46,6 +49,7 @@ __all__ = [
     "RowName",
     "Schedule",
     "ServerOptimiserName",
+    "SplitName",
     "Statistics",
     "Training",
     "commented_toml",

@@ -33,6 +33,9 @@ DimensionName = Literal[
 
 _NAME = re.compile(r"(?=[^A-Za-z0-9]*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
 
+BehaviourName = Literal["view", "click", "search", "cart", "favourite", "purchase", "rate", "review", "share", "return"]
+"""`schema.BEHAVIOURS`, for a plan to name."""
+
 PrivacyMode = Literal["local", "distributed", "none"]
 Clipping = Literal["flat", "automatic"]
 ServerOptimiserName = Literal["average", "momentum", "adam", "adam_corrected"]
@@ -57,6 +60,9 @@ RowName = Literal[
     "pooled",
 ]
 
+SplitName = Literal["last", "random", "time", "publisher"]
+"""Which of a person's events are kept from training and asked for; `silhouette_simulations.splitting` has them."""
+
 
 _MOST_DISTRIBUTED_ROUNDS = 500
 
@@ -72,9 +78,16 @@ class Data:
 
     dataset: str = "ml-100k"
     history_length: int = 100  # latest events of a person that the encoder reads
+    behaviours: tuple[BehaviourName, ...] = ()  # the only events that are read; none named reads all
 
     @model_validator(mode="after")
     def _check(self) -> "Data":
+        _require(
+            len(set(self.behaviours)) == len(self.behaviours),
+            "data.behaviours",
+            "each behaviour once",
+            list(self.behaviours),
+        )
         _require(
             2 <= self.history_length <= 10_000,
             "data.history_length",
@@ -91,7 +104,7 @@ class Partition:
     partners: int = 5
     scheme: PartitionScheme = "random"
     concentration: float = 0.3  # of the Dirichlet distribution over partners
-    ratios: tuple[float, ...] = ()  # relative sizes, for the scheme "sizes"
+    ratios: tuple[float, ...] = ()  # relative sizes, for the schemes "sizes" and, where given, "dirichlet"
     attribute: str = ""  # declared attribute, for the scheme "attribute"
 
     @model_validator(mode="after")
@@ -103,7 +116,7 @@ class Partition:
             "a positive number",
             self.concentration,
         )
-        if self.scheme == "sizes":
+        if self.scheme == "sizes" or (self.scheme == "dirichlet" and self.ratios):
             _require(
                 len(self.ratios) == self.partners and all(r > 0 for r in self.ratios),
                 "partition.ratios",
@@ -238,6 +251,9 @@ class Training(Schedule):
     behaviour_weight: float = 0.1  # of the next behaviour, where the model has a head for it
     attribute_masking: float = 0.5  # chance that a declared attribute is hidden and has to be guessed
     negatives: int = 0  # items in the softmax beside the next one, drawn evenly each step; 0 for the whole catalogue
+    crop: float = 0.0  # chance that a person's window is cut to a part, half of it at least
+    mask: float = 0.0  # chance of each event but the window's last to be left out
+    reorder: float = 0.0  # chance that a stretch of a fifth of the window is put in another order
 
     @model_validator(mode="after")
     def _check(self) -> "Training":
@@ -259,12 +275,9 @@ class Training(Schedule):
         for name in ("weight_decay", "attribute_weight", "behaviour_weight"):
             value = getattr(self, name)
             _require(value >= 0, f"training.{name}", "0 or more", value)
-        _require(
-            0 <= self.attribute_masking <= 1,
-            "training.attribute_masking",
-            "a number from 0 to 1",
-            self.attribute_masking,
-        )
+        for name in ("attribute_masking", "crop", "mask", "reorder"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"training.{name}", "a number from 0 to 1", value)
         return self
 
 
@@ -387,7 +400,8 @@ class Analytics:
     """What else is released of the people in a run with privacy, through secure aggregation and from the same budget.
 
     Shares are counted as those of `Statistics`. With a share for the evaluation every partner holds out the newest
-    event of each of its people from everything else; hits and NDCG at ten on it are summed once, for the final model.
+    event of each of its people from everything else; hits and NDCG at ten on it are summed once, for the final model,
+    with a place for each partner.
     """
 
     share: float = 0.0  # of all figures together, in equal parts; 0 releases none
@@ -447,13 +461,17 @@ class Aggregation:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Evaluation:
-    """How quality is measured: leave-one-out, full ranking, seen items removed, ties against us.
+    """How quality is measured: full ranking, seen items removed, ties against us.
 
-    The target `test` is a person's last event and everything before it is history and training data; the target
-    `validation` is the second last, for choosing settings without looking at the test events.
+    With the split `last` the target `test` is a person's last event and everything before it is history and training
+    data; the target `validation` is the second last, for choosing settings without looking at the test events. The
+    split `random` holds out a share of each person's events, `time` what comes after one moment, the same for
+    everybody, and asks for the next new item then; `publisher` asks for the purchases that the publisher kept apart.
     """
 
     target: Literal["test", "validation"] = "test"
+    split: SplitName = "last"
+    held_out_share: float = 0.2  # of a person's events with the split `random`, of all events with `time`
     every_rounds: int = 5
     rows: tuple[RowName, ...] = (
         "popularity",
@@ -469,6 +487,12 @@ class Evaluation:
     @model_validator(mode="after")
     def _check(self) -> "Evaluation":
         _require(self.every_rounds >= 1, "evaluation.every_rounds", "at least 1", self.every_rounds)
+        _require(
+            0 < self.held_out_share <= 0.5,
+            "evaluation.held_out_share",
+            "a share above 0, at most 0.5",
+            self.held_out_share,
+        )
         _require(
             len(self.rows) >= 1 and len(set(self.rows)) == len(self.rows),
             "evaluation.rows",
@@ -602,8 +626,23 @@ class Plan:
         return _digest(self, "note", "promotion", "seed")
 
 
+_CAME_LATER: tuple[tuple[str, str, object], ...] = (
+    ("data", "behaviours", []),
+    ("training", "crop", 0.0),
+    ("training", "mask", 0.0),
+    ("training", "reorder", 0.0),
+    ("evaluation", "split", "last"),
+    ("evaluation", "held_out_share", 0.2),
+)
+"""Settings that older plans do not have, with what they stand for there: unchanged, they leave a plan its digest."""
+
+
 def _digest(plan: Plan, *without: str) -> str:
     document = {key: value for key, value in plan_document(plan).items() if key not in without}
+    for table, name, default in _CAME_LATER:
+        values = cast(dict[str, object], document[table])
+        if values[name] == default:
+            del values[name]
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
@@ -84,25 +84,28 @@ class OfferedMechanism:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class OfferedBudget:
-    """A `Budget` as an offer holds it."""
+    """A `Budget` as an offer holds it: every release of the run, by its name."""
 
     popularity: OfferedMechanism | None
     transitions: OfferedMechanism | None
     training: OfferedMechanism | None
+    attributes: OfferedMechanism | None = None
+    behaviours: OfferedMechanism | None = None
+    lengths: OfferedMechanism | None = None
+    pace: OfferedMechanism | None = None
+    value: OfferedMechanism | None = None
+    evaluation: OfferedMechanism | None = None
 
     @classmethod
     def of(cls, budget: Budget) -> OfferedBudget:
         """The same values."""
-        return cls(**{name: OfferedMechanism.of(part) for name, part in budget.parts.items()} | _missing(budget))
+        parts = {name: OfferedMechanism.of(part) for name, part in budget.parts.items()}
+        return cls(**{one.name: parts.get(one.name) for one in fields(Budget)})
 
     def budget(self) -> Budget:
         """The budget; MalformedError if there is no such one."""
-        parts = (self.popularity, self.transitions, self.training)
-        return Budget(*(None if part is None else part.mechanism() for part in parts))
-
-
-def _missing(budget: Budget) -> dict[str, None]:
-    return {name: None for name in ("popularity", "transitions", "training") if name not in budget.parts}
+        parts = {one.name: getattr(self, one.name) for one in fields(Budget)}
+        return Budget(**{name: None if part is None else part.mechanism() for name, part in parts.items()})
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -112,6 +112,40 @@ def ndcg_gains(ranks: Tensor, cutoff: int = 10) -> Tensor:
     return gains.where(ranks < cutoff, torch.zeros_like(gains))
 
 
+def person_figures(ranks: Tensor, owner: Tensor, cutoff: int = 10) -> tuple[Tensor, Tensor]:
+    """Hits and NDCG at `cutoff` of everybody who is asked for something, whatever the number of things.
+
+    Hits are the targets among the first `cutoff`, over as many as could be there. The gain is the sum of
+    1 / log2(rank + 2) over these targets, over that of the best order. For one target a person both are as
+    `hit_rate` and `ndcg` have them.
+
+    Args:
+        ranks: From `pessimistic_ranks`, shape (N,).
+        owner: Whose each target is, ascending, shape (N,).
+        cutoff: Ranks from here on count nothing.
+
+    Returns:
+        Two tensors of float64, one entry for each person that occurs in `owner`, in that order.
+
+    Raises:
+        ValueError: As `ndcg_gains`, or if the owners do not fit.
+
+    >>> person_figures(torch.tensor([0, 1, 12]), torch.tensor([3, 3, 5]))[1]
+    tensor([1., 0.], dtype=torch.float64)
+    """
+    gains = ndcg_gains(ranks, cutoff)
+    if owner.shape != ranks.shape or bool((owner.diff() < 0).any()):
+        raise ValueError(f"expected one owner a rank, ascending, got {tuple(owner.shape)} for {tuple(ranks.shape)}")
+    _, place, counts = owner.unique_consecutive(return_inverse=True, return_counts=True)
+    best = (1.0 / torch.log2(torch.arange(cutoff, dtype=torch.float64) + 2.0)).cumsum(0).to(gains)
+    most = counts.clamp(max=cutoff)
+
+    def summed(values: Tensor) -> Tensor:
+        return values.new_zeros(len(counts)).index_add(0, place, values)
+
+    return summed((ranks < cutoff).double()) / most, summed(gains) / best[most - 1]
+
+
 def top_items(scores: Tensor, seen: Tensor, cutoff: int = 10) -> Tensor:
     """The `cutoff` best unseen items of every row, best first; ties go to the smaller item id.
 

@@ -93,6 +93,24 @@ class Grid:
         return (points * self.step).astype(np.float32)
 
 
+def float32_summing(people: int) -> float:
+    """By how much adding up in float32 may move two neighbouring sums further apart, in L2 norm and clip norms.
+
+    Every person adds to a coordinate at most once, so between what a person adds and the total lie at most n
+    additions and two products, each with a relative rounding of 2^-24: a sum is off by at most (n + 2) 2^-24 times the
+    sum of the magnitudes (Higham 2002, section 4.2), which over all coordinates has a norm of at most n clip norms.
+    Each of the two neighbours may be off by that. No charge covers it; `plan price` and the privacy statement say what
+    it is.
+
+    Args:
+        people: Largest sample of a step, n.
+
+    >>> round(float32_summing(100), 5)
+    0.00123
+    """
+    return 2 * people * math.expm1((people + 2) * math.log1p(2.0**-24))
+
+
 def check_ring(
     grid: Grid, *, clip_norm: float, people_cap: int, parties: int, noise_std: float, size: int, bits: int = 32
 ) -> None:

@@ -20,32 +20,19 @@ import numpy.typing as npt
 import torch
 
 from silhouette_shared.errors import UsageError
-from silhouette_shared.randomness import SecretBytes
+from silhouette_shared.randomness import SecretBytes, SecureSource
 
 SMALLEST_STD, LARGEST_STD = 64.0, 2.0**32
 """In grid units. Below, the grid is too coarse for the arguments here; above, float64 is."""
 
-_PAIRS = 32768  # in one block: larger ones leave the cache, smaller ones pay for calls; torch splits none over threads
-_ONE = np.uint64(0x3FF0000000000000)  # the bits of 1.0
-_FRACTION = np.uint64(12)  # a word's upper 52 bits become the fraction of a number in [1, 2)
-_SIGN = np.uint64(63)  # a word's last bit becomes the sign of a number
-_HALF_STEP = 2.0**-53
-_COARSE = 2.0**-10  # below it, a uniform of 52 bits has too few left and takes 128
+_PAIRS = 16384  # in one block: larger ones leave the cache, smaller ones pay for calls; torch splits none over threads
+_COARSE = 2.0**-20  # below it, a uniform of 63 bits has too few left and takes 191
 _TO_INTEGER = 1.5 * 2.0**52  # adding it rounds to the nearest integer and leaves that in the low bits
 _TO_INTEGER_BITS = np.int64(np.float64(_TO_INTEGER).view(np.int64))
 
-# sin(x) = x + x (x^2 p(x^2)) on (-pi/4, pi/4) with a relative error below 2^-58: fdlibm, k_sin.c, highest power first.
-_SINE = (
-    1.58969099521155010221e-10,
-    -2.50507602534068634195e-08,
-    2.75573137070700676789e-06,
-    -1.98412698298579493134e-04,
-    8.33333333332248946124e-03,
-    -1.66666666666666324348e-01,
-)
-
 _REACH = 12.0  # standard deviations up to which cell probabilities are compared
 _ERROR_A_RADIUS = 20.0  # kappa below, in units of 2^-53
+_LARGEST_ERROR = 512.0  # kappa r + a below, where r is above 1
 _UNIFORM_ERROR = 256.0  # E[a^2] below, in units of 2^-106
 _LARGEST_SLACK = 0.1
 
@@ -67,9 +54,8 @@ def rounded_gaussian(
 ) -> npt.NDArray[np.int64]:
     """Independent draws of round(N(0, std^2)).
 
-    Box and Muller 1958 in float64: a radius sqrt(-2 ln U) and an angle give two independent Gaussians (a sine and
-    the side of the half circle stand for the angle's cosine, which is the dearest part). U has 52
-    bits, and 128 where it is small, so that the tail is resolved out to 13 standard deviations.
+    Box and Muller 1958 in float64: a radius sqrt(-2 ln U) and an angle give two independent Gaussians. U has 63 bits,
+    and 191 where it is small, so that the tail is resolved out to 16 standard deviations.
 
     Args:
         count: How many.
@@ -88,57 +74,46 @@ def rounded_gaussian(
     drawn = np.empty(count, dtype=np.int64) if out is None else out
     if drawn.shape != (count,) or drawn.dtype != np.int64:
         raise ValueError(f"expected an int64 array of shape ({count},) to write to, got {drawn.dtype} {drawn.shape}")
-    # Whole blocks are computed where they end up: memory is what this would wait for.
-    spare = np.empty((2, _PAIRS))
-    whole = count - count % (2 * _PAIRS)
-    for start in range(0, whole, 2 * _PAIRS):
-        _fill(drawn[start : start + 2 * _PAIRS], std, secret, spare)
-    if rest := count - whole:
-        last = np.empty(rest + rest % 2, dtype=np.int64)
-        _fill(last, std, secret, spare)
-        drawn[whole:] = last[:rest]
+    scratch = _Scratch(min(_PAIRS, (count + 1) // 2))
+    for start in range(0, count, 2 * _PAIRS):
+        block = drawn[start : start + 2 * _PAIRS]
+        pairs = (len(block) + 1) // 2
+        if pairs < scratch.pairs:
+            scratch = _Scratch(pairs)
+        first, second = scratch.draw(std, secret)
+        np.subtract(first, _TO_INTEGER_BITS, out=block[:pairs])
+        np.subtract(second[: len(block) - pairs], _TO_INTEGER_BITS, out=block[pairs:])
     return drawn
 
 
-def _fill(block: npt.NDArray[np.int64], std: float, secret: SecretBytes, spare: npt.NDArray[np.float64]) -> None:
-    """Draw a block of an even size: the first of every pair, then the second of every pair."""
-    pairs = len(block) // 2
-    bits = np.frombuffer(secret.bytes(16 * pairs), dtype="<u8")
-    words = block.view(np.uint64)
-    np.right_shift(bits, _FRACTION, out=words)
-    np.bitwise_or(words, _ONE, out=words)
-    numbers = block.view(np.float64)  # all in [1, 2)
-    radius, sine = numbers[:pairs], numbers[pairs:]
-    square, cosine = spare[0, :pairs], spare[1, :pairs]
-    np.subtract(radius, 1 - _HALF_STEP, out=radius)  # exact: an odd multiple of 2^-53 in (0, 1)
-    _resolve(radius, bits[:pairs], secret)
-    logarithm = torch.from_numpy(radius)  # twice as fast as NumPy's on float64
-    torch.log(logarithm, out=logarithm)
-    np.multiply(radius, -8.0 * std * std, out=radius)
-    np.sqrt(radius, out=radius)  # twice the radius
-    # Half the angle lies in (-pi/4, pi/4), where the cosine follows from the sine without loss; the last bit of the
-    # word says on which side of the half circle the first of the pair lies.
-    np.subtract(sine, 1.5 - _HALF_STEP, out=sine)  # exact, in (-1/2, 1/2)
-    np.multiply(sine, math.pi / 2, out=sine)
-    np.multiply(sine, sine, out=square)
-    np.multiply(square, _SINE[0], out=cosine)
-    for coefficient in _SINE[1:]:
-        np.add(cosine, coefficient, out=cosine)
-        np.multiply(cosine, square, out=cosine)
-    np.multiply(cosine, sine, out=cosine)
-    np.add(sine, cosine, out=sine)
-    np.multiply(sine, sine, out=square)
-    np.subtract(1.0, square, out=cosine)
-    np.sqrt(cosine, out=cosine)
-    np.multiply(sine, cosine, out=sine)
-    np.multiply(sine, radius, out=sine)  # 2 sin cos r = r sin(angle)
-    np.subtract(0.5, square, out=square)
-    np.multiply(square, radius, out=radius)  # (1 - 2 sin^2) r = r cos(angle)
-    side = cosine.view(np.uint64)
-    np.left_shift(bits[pairs:], _SIGN, out=side)
-    np.bitwise_xor(words[:pairs], side, out=words[:pairs])
-    np.add(numbers, _TO_INTEGER, out=numbers)
-    np.subtract(block, _TO_INTEGER_BITS, out=block)
+class _Scratch:
+    """Memory of one block, small enough for the processor's cache, as torch and NumPy see it."""
+
+    def __init__(self, pairs: int) -> None:
+        self.pairs = pairs
+        words = torch.empty(2 * pairs, dtype=torch.int64)
+        self._bytes = words.numpy().view(np.uint8)
+        self._of_radius, self._of_angle = words[:pairs], words[pairs:]
+        self._radius, self._cosine, self._sine = torch.empty(3, pairs, dtype=torch.float64)
+        self._uniform = self._radius.numpy()
+        self._drawn = self._cosine.view(torch.int64).numpy(), self._sine.view(torch.int64).numpy()
+
+    def draw(self, std: float, secret: SecretBytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The first and the second of every pair, each plus `_TO_INTEGER_BITS`, shape (P,); until the next call."""
+        if isinstance(secret, SecureSource):
+            secret.write(16 * self.pairs, self._bytes)
+        else:
+            self._bytes[:] = np.frombuffer(secret.bytes(16 * self.pairs), dtype=np.uint8)
+        radius, cosine, sine = self._radius, self._cosine, self._sine
+        radius.copy_(self._of_radius).abs_().mul_(2.0**-63)  # U, in [0, 1]
+        if self._uniform.min() < _COARSE:
+            _resolve(self._uniform, self._of_radius.numpy(), secret)
+        radius.log_().mul_(-2.0 * std * std).sqrt_()
+        cosine.copy_(self._of_angle).mul_(math.pi * 2.0**-63)  # the angle, in [-pi, pi]
+        torch.sin(cosine, out=sine)
+        cosine.cos_().mul_(radius).add_(_TO_INTEGER)
+        sine.mul_(radius).add_(_TO_INTEGER)
+        return self._drawn
 
 
 def drawn_beside(count: int, std: float, secret: SecretBytes) -> Future[npt.NDArray[np.int64]]:
@@ -158,14 +133,16 @@ def drawn_beside(count: int, std: float, secret: SecretBytes) -> Future[npt.NDAr
 def sampler_slack(size: int, steps: int, std: float, *, parties: int = 1, delta: float) -> Slack:
     """What the float64 arithmetic of `rounded_gaussian` costs over a whole run.
 
-    Proven, given that `log` is right to 2 units in the last place (the vector library that torch uses on a CPU claims
-    1), `sqrt`, sums and products correctly rounded (IEEE 754), and the bytes uniform:
+    Proven, given that `log`, `sin` and `cos` are right to 2 units in the last place (the vector library that torch uses
+    on a CPU claims 1), `sqrt`, sums and products correctly rounded (IEEE 754), and the bytes uniform:
 
     1. Couple every drawn pair with the ideal one that has the same leading bits. Before rounding to integers, a
-       coordinate of the pair differs by at most `std 2^-53 (kappa r + a)` at radius r, in units of 2^-53: the angle by
-       half a lattice step, pi, by its product, 1.6, and by the sine of its half, 5.7 (2 units, over a cosine of 0.7,
-       doubled); the cosine, its root and the products by 2.7; the logarithm by 2, root and scale by 1.5. That is less
-       than kappa = 20. U is off by 2^-53, which moves the radius by a = 1 / (U r).
+       coordinate of the pair differs by at most `std 2^-53 (kappa r + a)` at radius r. In units of 2^-53 the angle is
+       off by 7.4: its word as a float64, pi and the product, 2.4 together, times pi. Sine and cosine are off by 2; the
+       logarithm by 2, halved from 4 by the root; root and scale by 2.5; the last product by 1. That is less than kappa
+       = 20. U is off by its rounding, 2^-54 and U 2^-53 at most, and its grid, 2^-63, which moves the radius by
+       a = 1.01 / (U r) units at most, and by a = (2 + 2^-9 / U) / r; where U is below 2^-20, by three roundings of
+       itself, which is a = 6 / r. So kappa r + a is at most 512 where r is above 1.
     2. So a cell of two integers has under the real draw at most the ideal probability of the cell grown by that
        distance on each side, and at least that of the cell shrunk by it. The ratio is 1 + t with
        |t| <= 4 m std 2^-53 (kappa r + a), where m bounds how much the density varies across the cell.
@@ -191,7 +168,7 @@ def sampler_slack(size: int, steps: int, std: float, *, parties: int = 1, delta:
     unit = 4 * math.exp(1.5 * _REACH / std) * std * 2.0**-53
     best = math.inf
     for order in (2.0 ** (n / 4) for n in range(4, 160)):
-        far, near = order * unit * (_ERROR_A_RADIUS * _REACH + 1), order * unit * 2 * std
+        far, near = order * unit * _LARGEST_ERROR, order * unit * 2 * std
         if far > 1 or near > 300:
             break
         square = unit**2 * 2 * (2 * _ERROR_A_RADIUS**2 + _UNIFORM_ERROR + math.expm1(near)) * math.exp(far)
@@ -237,13 +214,13 @@ def sum_divergence(std: float, parties: int, size: int) -> float:
     return max(size * (math.log1p(excess) - math.log1p(-excess)), math.ulp(0.0))
 
 
-def _resolve(uniform: npt.NDArray[np.float64], bits: npt.NDArray[np.uint64], secret: SecretBytes) -> None:
-    """Give small uniforms the rest of their word and 64 bits more: they decide the tail of the Gaussian."""
-    small = (uniform < _COARSE).nonzero()[0]
-    if len(small):
-        finer = np.frombuffer(secret.bytes(8 * len(small)), dtype="<u8")
-        # 128 zero bits would have no logarithm; half of the last bit keeps the number positive.
-        uniform[small] = bits[small] * 2.0**-64 + (finer + 0.5) * 2.0**-128
+def _resolve(uniform: npt.NDArray[np.float64], words: npt.NDArray[np.int64], secret: SecretBytes) -> None:
+    """Give small uniforms the rest of their word and 128 bits more: they decide the tail of the Gaussian."""
+    (small,) = (uniform < _COARSE).nonzero()
+    whole = words[small] ^ (words[small] >> 63)  # 0 to 2^63 - 1: two words of other signs for each
+    finer = np.frombuffer(secret.bytes(16 * len(small)), dtype="<u8").reshape(2, -1)
+    # 191 zero bits would have no logarithm; half of the last bit keeps the number positive.
+    uniform[small] = whole * 2.0**-63 + (finer[0] * 2.0**-127 + (finer[1] + 0.5) * 2.0**-191)
 
 
 def _check_std(std: float) -> None:

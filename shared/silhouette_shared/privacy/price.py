@@ -8,12 +8,13 @@ the noise has to leave visible.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from silhouette_shared.config import Plan
 from silhouette_shared.errors import UsageError
 from silhouette_shared.privacy.accounting import Spending, Split, curve, epsilon, epsilons, split
 from silhouette_shared.privacy.budget import budget_of, released_once, training_of
+from silhouette_shared.privacy.grid import float32_summing
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.privacy.modes import View, at_partners, distributed_view, local_view
 
@@ -41,6 +42,9 @@ class Price:
         expected_batch: People in a step on average; None without a bound on them.
         noise_per_coordinate: Standard deviation of the noise on a coordinate of the mean gradient, in clip norms.
         noise_to_signal: Norm of the noise over the largest norm that the sum can have.
+        float32_summing: What no charge covers: how far float32 may move two sums of the largest sample apart, in clip
+            norms; None without a bound on the people.
+        with_summing: Epsilon if that were part of the sensitivity; None without it, or if it is too large to be stated.
     """
 
     mechanism: SampledGaussian
@@ -59,6 +63,8 @@ class Price:
     expected_batch: float | None
     noise_per_coordinate: float | None
     noise_to_signal: float | None
+    float32_summing: float | None
+    with_summing: float | None
 
 
 def training_and_beside(
@@ -123,6 +129,7 @@ def price_plan(
     rounds = sorted({max(1, round(privacy.rounds * n / _CURVE_POINTS)) for n in range(1, _CURVE_POINTS + 1)})
     spent = curve(mechanism, privacy.delta, [n * privacy.local_steps for n in rounds], beside=beside)
     expected = None if people is None else people * privacy.sampling_rate
+    summing = None if people is None else float32_summing(mechanism.batch_cap or people)
     per_coordinate = None if expected is None else mechanism.noise_std / mechanism.clip_norm / expected
     return Price(
         mechanism=mechanism,
@@ -143,6 +150,19 @@ def price_plan(
         expected_batch=expected,
         noise_per_coordinate=per_coordinate,
         noise_to_signal=None if per_coordinate is None or size is None else per_coordinate * math.sqrt(size),
+        float32_summing=summing,
+        with_summing=None
+        if summing is None
+        else _if_stated((*beside, _moved_further_apart(mechanism, summing)), privacy.delta),
+    )
+
+
+def _moved_further_apart(mechanism: SampledGaussian, by: float) -> SampledGaussian:
+    """The same noise for sums that may lie `by` clip norms further apart."""
+    sensitivity = mechanism.sensitivity
+    return replace(
+        mechanism,
+        noise_multiplier=mechanism.noise_multiplier * sensitivity / (sensitivity + by * mechanism.clip_norm),
     )
 
 
@@ -187,4 +207,5 @@ def price_document(plan: Plan, price: Price) -> dict[str, object]:
         "modes": {"local": view(price.local), "distributed": view(price.distributed)},
         "noise_per_coordinate": price.noise_per_coordinate,
         "noise_to_signal": price.noise_to_signal,
+        "not_charged": {"float32_summing": price.float32_summing, "epsilon_with_it": price.with_summing},
     }

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from silhouette_shared.errors import UsageError
 from silhouette_shared.privacy.accounting import epsilon, epsilons, split
+from silhouette_shared.privacy.grid import float32_summing
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.privacy.modes import View, at_partners, distributed_view, local_view
 from silhouette_shared.thresholds import colluders
@@ -284,6 +285,10 @@ def _not_covered(facts: Facts) -> list[str]:
         "The number of a partner's people, or the bound on it that is public: it weighs updates and sizes samples.",
         "That a partner takes part, in which rounds, and when.",
         "A person at several partners: each spends on that person, and the epsilons compose.",
+        "How float32 rounds while clipped gradients are computed and added up. With n people in a step, adding up "
+        "moves two neighbouring sums apart by at most n (n + 2) 2^-23 clip norms: "
+        f"{float32_summing(100):.1g} for 100 people, {float32_summing(1000):.1g} for 1,000. "
+        "`silhouette plan price --people N` says what it would cost.",
         "What can be concluded about people in general. It is what is to be learned, and holds without any single one.",
     ]
     if facts.simulation:

@@ -33,7 +33,7 @@ _ANSWERED: Mapping[ExchangeStep, tuple[frozenset[str], ...]] = {
     "agree": (frozenset({"agreement"}), frozenset({"agreement", "advertise"})),
     "unmask": (frozenset({"unmask"}), frozenset({"unmask", "shares"})),
 }
-_INPUTS = {"parameters": "float32", "active": "int64"}
+_INPUTS = {"parameters": "float32", "beside": "float32", "active": "int64"}  # `beside`: a model to compare with
 _FIELDS = {"run": str, "purpose": str, "round": int, "step": str, "names": list, "parts": list}
 
 

@@ -1,13 +1,16 @@
 """The verbs that the simulations add to the command line: `silhouette data` and `sim`."""
 
-from silhouette_simulations.cli import attack, deal, examine, report, sweep
+from silhouette_simulations.cli import attack, deal, examine, lookalike, report, slices, study, sweep
 from silhouette_simulations.cli.data import data
 from silhouette_simulations.cli.sim import sim
 
 attack.register(sim)
 deal.register(sim)
 examine.register(sim)
+lookalike.register(sim)
 report.register(sim)
+slices.register(sim)
+study.register(sim)
 sweep.register(sim)
 
 __all__ = ["data", "sim"]

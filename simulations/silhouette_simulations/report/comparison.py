@@ -11,13 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from silhouette_shared.config import Plan, plan_document, read_plan
 from silhouette_shared.errors import UsageError
-from silhouette_shared.model.evaluation import Interval, ndcg_gains, paired_bootstrap
+from silhouette_shared.model.evaluation import Interval, paired_bootstrap
 from silhouette_shared.randomness import ReproducibleSource
 from silhouette_simulations.report.reading import (
     Header,
@@ -177,7 +176,7 @@ def compare(
     return Comparison(
         dataset=runs[0].header.dataset,
         target=runs[0].plan.evaluation.target,
-        users=len(next(iter(runs[0].ranks.values())).users),
+        users=len(next(iter(runs[0].ranks.values())).people),
         cutoff=cutoff,
         resamples=resamples,
         level=LEVEL,
@@ -221,7 +220,7 @@ class _Gains:
                     f"as in the first run, got {len(ranks.users)} in the row {row}, of whom "
                     f"{shared} are the same; compare runs over the same people"
                 )
-            parts.append(ndcg_gains(torch.from_numpy(np.array(ranks.ranks)), self._cutoff))
+            parts.append(ranks.gains(self._cutoff))
         return torch.stack(parts).mean(dim=0)
 
     def side(self, group: str, row: str) -> Side:
@@ -230,13 +229,13 @@ class _Gains:
 
 
 def _load(folder: Path) -> _Loaded:
-    header = read_header(folder)
+    header, plan = read_header(folder), read_plan(folder / "plan.toml")
     loaded = _Loaded(
         folder=folder,
-        plan=read_plan(folder / "plan.toml"),
+        plan=plan,
         header=header,
         labels={row.name: row.label for row in read_rows(folder, header)},
-        ranks=read_ranks(folder),
+        ranks=read_ranks(folder, once=plan.evaluation.split != "random"),
     )
     if not header.complete:
         raise UsageError(
@@ -255,6 +254,7 @@ def _refuse_other_data(first: _Loaded, other: _Loaded) -> None:
         ("number of items", first.header.items, other.header.items),
         ("number of events", first.header.events, other.header.events),
         ("target", first.plan.evaluation.target, other.plan.evaluation.target),
+        ("split", first.plan.evaluation.split, other.plan.evaluation.split),
     )
     for what, expected, got in facts:
         if expected != got:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-
-from silhouette_shared.model.evaluation import Interval, ndcg_gains
+from silhouette_shared.model.evaluation import Interval
 from silhouette_shared.randomness import ReproducibleSource
 from silhouette_simulations.report.comparison import paired_difference
 from silhouette_simulations.report.reading import Row, Run
@@ -179,7 +176,7 @@ def _finding(
     The amount is also given as a share of `base`, or of `right` without one.
     """
     source = ReproducibleSource(0).child("compare")  # as `compare` does by default
-    gains = [ndcg_gains(torch.from_numpy(np.array(run.ranks[row.name].ranks))) for row in (left, right)]
+    gains = [run.ranks[row.name].gains() for row in (left, right)]
     interval = paired_difference(gains[0], gains[1], source=source)
     base = base or right
     amount = score(abs(interval.mean))

@@ -15,9 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from torch import Tensor
 
 from silhouette_shared.config import Plan, read_plan
 from silhouette_shared.errors import IntegrityError
+from silhouette_shared.model.evaluation import person_figures
 from silhouette_simulations.report.fields import (
     Fields,
     missing,
@@ -197,10 +200,21 @@ class Person:
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """The target's rank for every person of one row."""
+    """The ranks of every person's targets in one row."""
 
-    users: tuple[str, ...]  # sorted
-    ranks: npt.NDArray[np.int64]  # (U,), from 0 for the best
+    users: tuple[str, ...]  # of each rank, sorted; a person of whom several things are asked has several
+    ranks: npt.NDArray[np.int64]  # (N,), from 0 for the best
+
+    @property
+    def people(self) -> tuple[str, ...]:
+        """Each person once, sorted."""
+        return tuple(dict.fromkeys(self.users))
+
+    def gains(self, cutoff: int = 10) -> Tensor:
+        """NDCG at `cutoff` of each person, float64, (U,)."""
+        number = {user: row for row, user in enumerate(self.people)}
+        owner = torch.tensor([number[user] for user in self.users])
+        return person_figures(torch.from_numpy(np.array(self.ranks)), owner, cutoff)[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +253,7 @@ def read_run(folder: Path) -> Run:
             f"{folder / 'plan.toml'}: expected the plan {header.digest[:8]} that run.json names, "
             f"got {plan.digest[:8]}; restore the plan of this run"
         )
-    rows, ranks = read_rows(folder, header), read_ranks(folder)
+    rows, ranks = read_rows(folder, header), read_ranks(folder, once=plan.evaluation.split != "random")
     _check_people(folder / "ranks.parquet", rows, ranks)
     return Run(
         folder=folder,
@@ -319,8 +333,12 @@ def read_rows(folder: Path, header: Header) -> tuple[Row, ...]:
     return rows
 
 
-def read_ranks(folder: Path) -> dict[str, Ranks]:
+def read_ranks(folder: Path, *, once: bool = True) -> dict[str, Ranks]:
     """Read ranks.parquet, by row, people sorted by their id.
+
+    Args:
+        folder: Of the run.
+        once: Whether one thing is asked for of each person, as with every split but `random`.
 
     Raises:
         UsageError: If the file is missing.
@@ -338,7 +356,7 @@ def read_ranks(folder: Path) -> dict[str, Ranks]:
         chosen = names == name
         order = np.argsort(users[chosen], kind="stable")
         people = users[chosen][order]
-        if len(set(people.tolist())) != len(people):
+        if once and len(set(people.tolist())) != len(people):
             raise IntegrityError(f"{path}: expected every person once in the row {name}, got one twice")
         found[str(name)] = Ranks(tuple(people.tolist()), ranks[chosen][order].astype(np.int64))
     return found

@@ -66,7 +66,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(call: Call, finished: Path) -> Path:
     done = call("profile", "build", "--run", finished, "--partner", "partner-0", "--format", "json")
     assert done.code == 0, done.err
-    assert done.document == {"model": "ab" * 8, "written": 6, "left_out": 0, "expired": 0}
+    assert done.document == {
+        "model": "ab" * 8,
+        "written": 6,
+        "unchanged": 0,
+        "left_out": 0,
+        "removed": 0,
+        "expired": 0,
+    }
     return Path(os.environ["SILHOUETTE_HOME"])
 
 
@@ -168,7 +175,7 @@ def test_an_erased_person_is_gone_blocked_and_has_a_signed_receipt(call: Call, b
     done = call("subject", "erase", USER, "--yes", "--format", "json")
     assert done.code == 0, done.err
     receipt = done.document
-    assert receipt["removed"]["fields"] == ["vector", "weights", "traits", "tags", "recommendations"]
+    assert receipt["removed"]["fields"] == ["vector", "weights", "traits", "tags", "recommendations", "user"]
     assert receipt["removed"]["data_key"]
     (run,) = receipt["took_part_in"]
     assert (run["run"], run["releases"], run["delta"]) == ("run-1", 2, 1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import sqlite3
@@ -134,6 +135,21 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "twice": (write(folder / "events-t.csv", header="who,what,how,at,price,at"), "got one twice"),
         "name": (write(folder / "orders.csv"), r"expected a name that matches one of events\*"),
         "nothing": (folder / "events-none.csv", "expected a file, a folder or a database URL, found nothing"),
+        "old Mac": (
+            _bytes(folder / "events-mac.csv", b"who,what,how,at,price\ru,a,view,1,\r"),
+            "in lines that end with LF or CR LF",
+        ),
+        "binary": (_bytes(folder / "events-b.csv", bytes(range(255, 0, -1)) * 90), "expected text in utf-8, got other"),
+        "picture": (_bytes(folder / "events-p.parquet", b"\x89PNG" * 99), "expected a whole Parquet file"),
+        "utf-16": (
+            _bytes(folder / "events-u.csv", "who,what,how,at,price\nu,a,view,1,\n".encode("utf-16")),
+            "set `encoding` in the mapping",
+        ),
+        "packed": (
+            _bytes(folder / "events-z.csv", gzip.compress(b"who,what,how,at,price\nu,a,view,1,\n")),
+            "expected text in utf-8, got other bytes",
+        ),
+        "folder": (_folder(folder / "events-f.csv"), r"events-f.csv: expected files of .csv, .*, found none"),
         "nonsense": (
             write(folder / "events-n.csv", *["u,a,wave,1,"] * 30),
             "expected at most 50 % bad rows, got 30 of 30",
@@ -141,10 +157,29 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     }
 
 
+def _bytes(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def _endless(path: Path) -> Path:
+    """Ten gigabytes without a line break, which take no place on the disk."""
+    with path.open("wb") as file:
+        file.write(b"who,what,how,at,price\n")
+        file.truncate(10 << 30)
+    return path
+
+
 KINDS = ("header", "encoding", "quote", "parquet", "empty", "suffix", "twice", "name", "nothing", "nonsense")
+STRANGE = ("old Mac", "binary", "picture", "utf-16", "packed", "folder")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *STRANGE])
 def test_a_bad_file_is_refused_whole_and_changes_nothing(kind: str, home: Path, tmp_path: Path) -> None:
     good = write(tmp_path / "events-good.csv", "u1,a,view,10,")
     later = write(tmp_path / "events-later.csv", "u2,a,view,10,")
@@ -158,6 +193,33 @@ def test_a_bad_file_is_refused_whole_and_changes_nothing(kind: str, home: Path, 
     with writing(home):  # what a refused file left is removed by the next writer
         pass
     assert state(home) == before
+
+
+def test_a_line_of_ten_gigabytes_is_refused_without_being_read_whole(home: Path, tmp_path: Path) -> None:
+    path = _endless(tmp_path / "events-e.csv")
+    rule = mapping().source[0]
+    with pytest.raises(UsageError, match="expected records of less than 64 MiB, got a longer one"):
+        for _ in sources.pieces(sources.Source("events-e.csv", path), rule):
+            pass
+
+
+def test_records_that_are_no_text_and_columns_that_are_mixed_go_to_the_quarantine(home: Path, tmp_path: Path) -> None:
+    good = '{"who":"u","what":"a","how":"view","at":"%d"}'
+    lines = [good % number for number in range(20)]
+    lines += ['{"who":"\\ud800","what":"a","how":"view","at":"1"}', "[" * 100_000, '[{"who":"u"}]', "\x00\x01"]
+    (tmp_path / "events.jsonl").write_text("\n".join([*lines, good % 99]), encoding="utf-8")
+    rows = [f"u,b,view,{number}," for number in range(20)]
+    ingest(home, tmp_path / "events.jsonl", write(tmp_path / "events.csv", *rows, "u,b", "u,b,view,99,,,", "\x00" * 99))
+    bad = [(file, line) for file, _, line, _, _ in open_records(home).quarantine()]
+    assert bad == [("events.jsonl", n) for n in (21, 22, 23, 24)] + [("events.csv", n) for n in (22, 23, 24)]
+    assert len(events(home)) == 41
+
+
+def test_a_folder_that_is_named_like_a_file_is_no_file_of_the_folder_around_it(home: Path, tmp_path: Path) -> None:
+    exports = _folder(tmp_path / "exports")
+    _folder(exports / "events.csv")
+    write(exports / "events-2.csv", "u,a,view,1,")
+    assert [one.name for one in ingest(home, exports).taken] == ["events-2.csv"]
 
 
 def test_another_encoding_can_be_declared(home: Path, tmp_path: Path) -> None:

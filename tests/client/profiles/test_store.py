@@ -14,12 +14,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.profiles import KEYRING, Clock, profile, same, store_at
 
 from silhouette_client.profiles.keys import Keyring
-from silhouette_client.profiles.record import FIELDS, ProfileRecord, Recommended, Trait, decode_field, encode_field
+from silhouette_client.profiles.record import (
+    FIELDS,
+    Evidence,
+    ProfileRecord,
+    RecentEvent,
+    Recommended,
+    TagEvidence,
+    Trait,
+    decode_field,
+    encode_field,
+)
 from silhouette_client.profiles.store import ExcludedError, Exclusion, ProfileStore, Retention
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
 
@@ -29,13 +39,23 @@ _texts = st.text(st.characters(codec="utf-8"), max_size=20)
 _numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])  # which is the machine's
 @given(
     vector=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=8),
     weights=st.dictionaries(_texts, _numbers, max_size=3),
     traits=st.dictionaries(_texts, st.builds(Trait, _texts, _numbers), max_size=3),
     tags=st.lists(_texts, max_size=3).map(tuple),
     recommendations=st.lists(st.builds(Recommended, _texts, _texts, _numbers), max_size=3).map(tuple),
+    facts=st.dictionaries(_texts, _numbers, max_size=3),
+    evidence=st.builds(
+        Evidence,
+        st.lists(
+            st.builds(TagEvidence, _texts, _numbers, _numbers, _numbers, st.lists(_texts, max_size=2).map(tuple)),
+            max_size=2,
+        ).map(tuple),
+        st.lists(st.builds(RecentEvent, _texts, _texts, st.integers(0, 2**33), _numbers), max_size=2).map(tuple),
+    ),
+    items=st.lists(_texts, max_size=3),
 )
 def test_decoding_a_field_undoes_encoding(
     vector: list[float],
@@ -43,6 +63,9 @@ def test_decoding_a_field_undoes_encoding(
     traits: dict[str, Trait],
     tags: tuple[str, ...],
     recommendations: tuple[Recommended, ...],
+    facts: dict[str, float],
+    evidence: Evidence,
+    items: list[str],
 ) -> None:
     record = ProfileRecord(
         model="m",
@@ -51,8 +74,11 @@ def test_decoding_a_field_undoes_encoding(
         traits=traits,
         tags=tags,
         recommendations=recommendations,
+        facts=facts,
+        evidence=evidence,
+        items=tuple(items),
     )
-    back = ProfileRecord(model="m", **{name: decode_field(name, encode_field(record, name)) for name in FIELDS})
+    back = ProfileRecord(model="m", **{name: decode_field(name, encode_field(record, name)) for name in record.present})
     assert same(back, record)
 
 
@@ -88,7 +114,7 @@ def test_a_record_comes_back_from_another_opening_as_it_was_written(tmp_path: Pa
         assert only.present == ("tags",)
         assert sorted(store.people()) == sorted([ANNA, BEN])
         counts = store.verify()
-        assert (counts.people, counts.fields, dict(counts.wrapped_by)) == (2, 10, {1: 2})
+        assert (counts.people, counts.fields, dict(counts.wrapped_by)) == (2, 2 * len(FIELDS), {1: 2})
 
 
 def test_a_second_write_takes_the_place_of_the_first_and_uses_another_key(tmp_path: Path) -> None:
@@ -99,7 +125,7 @@ def test_a_second_write_takes_the_place_of_the_first_and_uses_another_key(tmp_pa
         store.put(ANNA, replace(profile(2), vector=None))
         assert same(store.get(ANNA), replace(profile(2), vector=None))
         assert rows(path, "SELECT wrapped FROM people") != before
-        assert rows(path, "SELECT count(*) FROM fields") == [(4,)]
+        assert rows(path, "SELECT count(*) FROM fields") == [(len(FIELDS) - 1,)]
 
 
 def test_nothing_of_a_person_is_readable_in_the_files(tmp_path: Path) -> None:
@@ -166,7 +192,7 @@ def test_a_field_goes_when_its_time_is_over_and_the_others_stay(tmp_path: Path) 
         assert store.purge() == 0
         assert same(store.get(ANNA), replace(profile(1), vector=None))
         assert sealed not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
-        assert store.verify().fields == 4
+        assert store.verify().fields == len(FIELDS) - 1
 
 
 @pytest.mark.parametrize(("field", "seconds"), [("vectors", 5), ("vector", 0)])
@@ -284,12 +310,51 @@ def test_a_flipped_byte_is_found_or_changes_nothing(tmp_path: Path) -> None:
     assert found + nothing == 120
 
 
+def test_a_store_of_the_first_version_gets_the_tables_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "profiles.sqlite"
+    with store_at(path) as store:
+        store.put(ANNA, profile(1))
+    for statement in ("DROP TABLE basis", "DROP TABLE segments", "PRAGMA user_version = 1"):
+        change(path, statement)
+    with store_at(path) as store:
+        assert same(store.get(ANNA), profile(1))
+        store.put_many([(BEN, profile(2))], {BEN: b"history"})
+        assert store.current("model-1", {ANNA: b"", BEN: b"history"}) == {BEN}
+    assert rows(path, "PRAGMA user_version") == [(2,)]
+
+
+def test_a_record_is_current_for_the_source_and_the_model_that_made_it_alone(tmp_path: Path) -> None:
+    path = tmp_path / "profiles.sqlite"
+    sources = {ANNA: b"a" * 32, BEN: b"b" * 32}
+    with store_at(path) as store:
+        assert store.put_many([(ANNA, profile(1)), (BEN, profile(2)), (CLEO, profile(3))], sources) == (3, 0)
+        wanted = {**sources, CLEO: b"c" * 32}
+        assert store.current("model-1", wanted) == {ANNA, BEN}
+        assert store.current("model-2", wanted) == set()
+        assert store.current("model-1", {ANNA: b"x" * 32}) == set()
+        before = rows(path, "SELECT seal FROM basis WHERE person = ?", ANNA)
+        store.put(ANNA, profile(1))  # from a source that nobody named
+        assert store.current("model-1", wanted) == {BEN}
+        store.erase(BEN)
+        assert store.current("model-1", wanted) == set()
+    change(path, "INSERT INTO basis VALUES (?, ?)", ANNA, before[0][0])  # of an older version of the row
+    with store_at(path) as store:
+        assert store.current("model-1", wanted) == set()
+
+
+def test_of_a_person_who_comes_twice_the_last_record_counts(tmp_path: Path) -> None:
+    with store_at(tmp_path / "profiles.sqlite") as store:
+        assert store.put_many([(ANNA, profile(1)), (BEN, profile(2)), (ANNA, profile(3))]) == (2, 0)
+        assert same(store.get(ANNA), profile(3))
+        assert store.verify().people == 2
+
+
 def test_a_newer_store_is_refused_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "profiles.sqlite"
     store_at(path).close()
-    change(path, "PRAGMA user_version = 2")
+    change(path, "PRAGMA user_version = 3")
     before = path.read_bytes()
-    with pytest.raises(UnavailableError, match="expected a store of version 1 or older, got 2; update Silhouette"):
+    with pytest.raises(UnavailableError, match="expected a store of version 2 or older, got 3; update Silhouette"):
         store_at(path)
     assert path.read_bytes() == before
 

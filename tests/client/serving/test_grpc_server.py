@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import socket as sockets
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,18 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.client.serving.generate import FOLDER, NAMES, generate
+from tests.client.serving.raw_http2 import RawClient, message
 from tests.profiles import profile
 
 from silhouette_client.profiles.audit_log import LOG_NAME, read_log
 from silhouette_client.profiles.keys import KEYS_NAME, KeyFile, read_keyring
 from silhouette_client.profiles.vault import Vault
 from silhouette_client.serving import profile_pb2 as pb
+from silhouette_client.serving import profile_pb2_grpc as pb_grpc
 from silhouette_client.serving.access import Access, Grant
 from silhouette_client.serving.client import ProfileClient
 from silhouette_client.serving.grpc_server import SERVICE, Tls, serving
-from silhouette_client.serving.service import METHODS, Event, NoProfileError, Role, Service
+from silhouette_client.serving.service import METHODS, Event, NoProfileError, PushOutcome, Role, Service
 from silhouette_shared.errors import RefusedError, UnavailableError, UsageError
 
 REQUESTS: dict[str, Any] = {
@@ -235,12 +239,103 @@ def test_many_streams_at_once_are_answered_or_refused_and_the_service_lives(hous
             request_serializer=pb.GetProfileRequest.SerializeToString,
             response_deserializer=pb.Profile.FromString,
         )
-        calls = [ask.future(REQUESTS["GetProfile"], timeout=30) for _ in range(2000)]
+        calls = [ask.future(REQUESTS["GetProfile"], timeout=90) for _ in range(1000)]
         codes = {call.code() for call in calls}
     # UNAVAILABLE is how a client shows HTTP/2's REFUSED_STREAM: more streams than the connection may have
     assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
     assert grpc.StatusCode.OK in codes
     alive(house)
+
+
+def test_a_request_that_claims_two_gigabytes_is_refused_before_it_is_read(house: House) -> None:
+    with RawClient(house.socket) as client:
+        client.open(1)
+        client.send(1, message(2**31 - 1, bytes(1000)))
+        assert client.wait_for_end(1) < 10_000
+    alive(house)
+
+
+def hold_open(house: House, connections: int, streams: int, *, patience: float = 0.0) -> None:
+    """Open so many streams that say half of a request and then nothing, and ask beside them.
+
+    While they all come at once others may be told to try again, for so many seconds.
+    """
+    with ExitStack() as stack:
+        for _ in range(connections):
+            client = stack.enter_context(RawClient(house.socket))
+            for number in range(streams):
+                client.open(2 * number + 1)
+                client.send(2 * number + 1, message(6, b"\x0a"))
+        wait_until_alive(house, patience)
+        begun = time.monotonic()
+        alive(house)
+        with house.client(house.authority.issue("tags")) as other:
+            assert other.profile("anna").model == "model-1"
+        assert time.monotonic() - begun < 20
+    wait_until_alive(house, patience)
+    alive(house)
+
+
+def wait_until_alive(house: House, patience: float) -> None:
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        with suppress(UnavailableError):
+            alive(house)
+            break
+        time.sleep(0.2)
+
+
+def test_slow_clients_hold_up_nobody(house: House) -> None:
+    hold_open(house, connections=4, streams=120)
+
+
+@pytest.mark.slow
+def test_ten_thousand_open_streams_hold_up_nobody(house: House) -> None:
+    hold_open(house, connections=84, streams=120, patience=60)
+
+
+def test_a_deadline_ends_a_long_request_and_the_service_lives(tmp_path: Path) -> None:
+    class Slow(Service):
+        def push(self, events: Any, who: str) -> Any:
+            time.sleep(3)
+            return PushOutcome(0, 0, 0, 0, 0, 0)
+
+    access = Access({"local": Grant(roles=frozenset({Role.write, Role.tags}))})
+    with (
+        Vault.open(tmp_path, make=KeyFile()) as vault,
+        serving(Slow(vault), vault, log=tmp_path / LOG_NAME, access=access, socket=tmp_path / "s"),
+        ProfileClient.on_socket(tmp_path / "s", 1) as client,
+    ):
+        with pytest.raises(UnavailableError, match="DEADLINE_EXCEEDED"):
+            client.push([pb.Event(user="anna")])
+        with pytest.raises(NoProfileError):  # an answer, while the other still sleeps
+            client.profile("anna")
+
+
+def test_more_long_requests_than_fit_are_refused(tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    class Waiting(Service):
+        def push(self, events: Any, who: str) -> Any:
+            gate.wait(30)
+            return PushOutcome(0, 0, 0, 0, 0, 0)
+
+    access = Access({"local": Grant(roles=frozenset({Role.write, Role.tags}))})
+    with (
+        Vault.open(tmp_path, make=KeyFile()) as vault,
+        serving(Waiting(vault), vault, log=tmp_path / LOG_NAME, access=access, socket=tmp_path / "s"),
+        grpc.insecure_channel(f"unix:{tmp_path / 's'}") as channel,
+    ):
+        push = pb_grpc.ProfileServiceStub(channel).PushEvents
+        calls = [push.future(pb.PushEventsRequest(), timeout=30) for _ in range(80)]
+        end = time.monotonic() + 25
+        while sum(call.done() for call in calls) < 16 and time.monotonic() < end:
+            time.sleep(0.05)
+        refused = [call for call in calls if call.done()]
+        gate.set()
+        assert {call.code() for call in calls if call not in refused} == {grpc.StatusCode.OK}
+        assert [call.code() for call in refused] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 16
+        assert "at most 64 long requests" in (refused[0].details() or "")
 
 
 def test_clients_that_send_nothing_or_rubbish_hold_up_nobody(house: House) -> None:
@@ -305,8 +400,11 @@ def test_an_unexpected_failure_says_nothing_of_a_person(tmp_path: Path, caplog: 
 
 def test_pushed_events_and_segments_go_to_whoever_knows_them() -> None:
     class Fake:
-        def push(self, events: Any, who: str) -> tuple[int, int]:
-            return len(events), 0
+        def push(self, events: Any, who: str) -> PushOutcome:
+            return PushOutcome(len(events), 0, 0, 0, 0, 1)
+
+        def note_shown(self, user: str, model: str, items: Any) -> None:
+            self.shown = (user, model, items)
 
         def similar(self, record: Any, count: int) -> list[tuple[str, float]]:
             return [("night owls", 0.9)][:count]
@@ -316,8 +414,14 @@ def test_pushed_events_and_segments_go_to_whoever_knows_them() -> None:
 
         get_many = erase = get
 
-    service = Service(Fake(), Fake(), Fake())
-    assert service.push([Event("anna", "i", "view", 1, 0.0)], "app") == (1, 0)
+    updater = Fake()
+    forgotten: list[str] = []
+    service = Service(Fake(), updater, Fake(), forget=forgotten.append)
+    assert service.push([Event("anna", "i", "view", 1, 0.0)], "app").accepted == 1
+    model, items = service.recommend("anna", "app", 2)
+    assert updater.shown == ("anna", model, [one.item for one in items])
+    service.erase("anna", "app")
+    assert forgotten == ["anna"]
     assert service.similar_segments("anna", "app") == [("night owls", 0.9)]
     with pytest.raises(UsageError, match="expected at most 1000 events"):
         service.push([Event("anna", "i", "view", 1, 0.0)] * 1001, "app")

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.people import encoder, histories, only, vocabulary
 
-from silhouette_client.training.figures import bounded_sum, evaluation_sum, figure_sum
+from silhouette_client.training.figures import bounded_sum, evaluation_rows, evaluation_sum, figure_sum
 from silhouette_shared.config import FigureName
+from silhouette_shared.model.appraisal import Sheet
 from silhouette_shared.model.figures import (
     DAILY_EDGES,
     FIGURES,
@@ -28,6 +29,7 @@ from silhouette_shared.model.figures import (
 from silhouette_shared.model.histories import Histories, value_buckets
 
 WORDS = vocabulary()
+SHEET = Sheet(("north",))
 NAMES: tuple[FigureName, ...] = ("attributes", "behaviours", "lengths", "pace", "value")
 
 
@@ -101,11 +103,11 @@ def test_the_cells_are_the_ones_that_people_belong_to() -> None:
 def test_hits_and_gains_are_those_of_everybodys_newest_event() -> None:
     model = encoder(WORDS, scale=3.0)
     people = histories((6, 1, 9, 2), seed=5)
-    one = evaluation_sum(model, people, WORDS).vector * math.sqrt(3)
+    one = evaluation_sum([evaluation_rows(model, people)], SHEET).vector * math.sqrt(3)
     assert one[2] == pytest.approx(3.0), "whoever has one event is not asked for"
     assert 0 <= float(one[1]) <= float(one[0]) <= 3 + 1e-9
     # By itself, person by person, the same; and each within the bound.
-    parts = [evaluation_sum(model, only(people, [row]), WORDS).vector for row in range(4)]
+    parts = [evaluation_sum([evaluation_rows(model, only(people, [row]))], SHEET).vector for row in range(4)]
     assert torch.allclose(sum(parts) * math.sqrt(3), one)  # type: ignore[arg-type]
     assert all(float(part.norm()) <= 1.0 for part in parts)
     assert float(parts[1].norm()) == 0.0

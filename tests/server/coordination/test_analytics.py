@@ -14,9 +14,12 @@ from flwr.app import Message
 from tests.consortium import Consortium, Passed, secure_plan
 from tests.people import histories, vocabulary
 
-from silhouette_client.training.figures import evaluation_sum, figure_sum
+from silhouette_client.training.figures import evaluation_rows, evaluation_sum, figure_sum
+from silhouette_server.coordination.book import NoBook
+from silhouette_server.coordination.federation import Beside, CheckedStrategy
 from silhouette_shared.config import Analytics, Plan, PrivacyMode, Statistics, with_changes
 from silhouette_shared.errors import RefusedError, UsageError
+from silhouette_shared.model.appraisal import Appraised, Sheet
 from silhouette_shared.model.figures import FIGURES, Released
 from silhouette_shared.privacy.accounting import epsilon
 from silhouette_shared.privacy.budget import Budget, budget_of
@@ -59,11 +62,7 @@ def exact(house: Consortium, name: str) -> np.ndarray:
     """The sum without noise, in the units of the bound; the newest event of everybody is held out."""
     words = house.agent("partner-0")._vocabulary
     if name == "evaluation":
-        strategy = house.strategy()
-        strategy._resume()
-        agent = house.agent("partner-0")
-        agent._take_over(strategy.model)
-        parts = [evaluation_sum(agent._encoder, people, words).vector for people in PEOPLE.values()]
+        parts = list(evaluated(house).values())
     else:
         parts = [
             figure_sum(name, people.without_last(1), words).vector  # type: ignore[arg-type]
@@ -71,6 +70,18 @@ def exact(house: Consortium, name: str) -> np.ndarray:
         ]
     total: np.ndarray = torch.stack(parts).sum(0).numpy()
     return total
+
+
+def evaluated(house: Consortium) -> dict[str, torch.Tensor]:
+    """Each partner's cells of the evaluation without noise, in the units of the bound."""
+    strategy = house.strategy()
+    strategy._resume()
+    agent = house.agent("partner-0")
+    agent._take_over(strategy.model)
+    sheet = Sheet(tuple(PEOPLE))
+    return {
+        name: evaluation_sum([evaluation_rows(agent._encoder, people)], sheet).vector for name, people in PEOPLE.items()
+    }
 
 
 def test_every_figure_is_the_exact_sum_with_noise_of_the_charged_size(run) -> None:  # type: ignore[no-untyped-def]
@@ -82,6 +93,8 @@ def test_every_figure_is_the_exact_sum_with_noise_of_the_charged_size(run) -> No
         mechanism = budget.figures[name]
         weight = FIGURES[name].weight(vocabulary())
         expected = mechanism.noise_std * math.sqrt(3 / shares)
+        if name == "evaluation" and shares > 1:
+            expected *= math.sqrt(3)  # everybody's share is in each of three places
         assert all(cell.noise == pytest.approx(expected / weight, rel=1e-3) for cell in found.cells)
         assert found.partners == 3
         difference = np.array([cell.people for cell in found.cells]) * weight - exact(house, name)
@@ -90,6 +103,79 @@ def test_every_figure_is_the_exact_sum_with_noise_of_the_charged_size(run) -> No
     # Both ways: noise a quarter too small or too large would be outside.
     assert 0.8 < np.std(errors) < 1.2
     assert float(np.abs(errors).max()) < 5
+
+
+def test_the_evaluation_tells_each_partners_figure_with_the_noise_that_its_people_need(run) -> None:  # type: ignore[no-untyped-def]
+    house, _, budget = run
+    strategy = house.strategy()
+    strategy._resume()
+    found, mechanism = strategy.appraisal, budget.evaluation
+    assert found is not None
+    assert list(found.apart) == list(PEOPLE)
+    distributed = house.plan.privacy.mode == "distributed"
+    # In the mode `local` a partner's whole noise is in its own place; else three shares, of which two are honest.
+    expected = mechanism.noise_std * (math.sqrt(3 / 2) if distributed else 1.0)
+    weight, errors = Sheet(tuple(PEOPLE)).weight, []
+    for name, part in evaluated(house).items():
+        cells = found.apart[name].cells
+        assert all(cell.noise == pytest.approx(expected / weight, rel=1e-3) for cell in cells)
+        errors += [(cell.people * weight - float(exact)) / expected for cell, exact in zip(cells, part, strict=True)]
+    assert 0.2 < np.std(errors) < 2.5, "nine draws"
+    assert float(np.abs(errors).max()) < 5
+
+
+@pytest.mark.parametrize("mode", ["local", "distributed"])
+def test_a_model_beside_is_asked_for_on_the_same_people_for_one_charge(tmp_path: Path, mode: PrivacyMode) -> None:
+    plan = plan_of(mode, share=0.0, evaluation_share=0.6)
+    budget = budget_of(plan)
+    house = Consortium(tmp_path / "a", plan, budget, partners=3, people=PEOPLE)
+    told: list[tuple[Appraised, str]] = []
+
+    class Book(NoBook):
+        def evaluate(self, appraised: Appraised, beside: str) -> None:
+            told.append((appraised, beside))
+
+    other = Beside(house.strategy().model, "ab" * 32)  # the model that the run starts from
+    job = replace(house.job, beside=lambda: other, book=Book())
+    CheckedStrategy(job).start(house.wire)
+    ((found, digest),) = told
+    assert digest == other.digest
+    assert found.beside
+    assert [cell.name for cell in found.together.cells] == list(Sheet(tuple(PEOPLE), 2).cells)
+    asked = [charge for charge in charges(house, "partner-0") if charge.purpose == "evaluation"]
+    assert len(asked) == 1
+    agent = house.agent("partner-0")
+    agent._take_over(other.parameters)
+    rows = torch.cat([evaluation_rows(agent._encoder, people) for people in PEOPLE.values()])
+    cells = {cell.name: cell for cell in found.together.cells}
+    assert abs(cells["ndcg beside"].people - float(rows[:, 1].sum())) < 5 * cells["ndcg beside"].noise
+    assert abs(cells["people"].people - float(rows[:, 2].sum())) < 5 * cells["people"].noise
+    # Gone on with, nothing is asked again, and the same is told once more.
+    CheckedStrategy(job).start(house.wire)
+    assert told[1] == told[0]
+    assert len([one for one in charges(house, "partner-0") if one.purpose == "evaluation"]) == 1
+
+
+def test_a_model_of_another_size_is_not_evaluated_beside(tmp_path: Path) -> None:
+    plan = plan_of("local", share=0.0, evaluation_share=0.5)
+    house = Consortium(tmp_path / "a", plan, budget_of(plan), partners=3, people=PEOPLE)
+    strategy = CheckedStrategy(replace(house.job, beside=lambda: Beside(torch.zeros(7), "ab" * 32)))
+    strategy.start(house.wire)
+    assert strategy.appraisal is not None
+    assert not strategy.appraisal.beside
+
+
+def test_a_partner_refuses_an_evaluation_of_anything_but_one_or_two_models_of_its_shape(tmp_path: Path) -> None:
+    plan = plan_of("local")
+    house = Consortium(tmp_path / "a", plan, budget_of(plan), partners=3, people=PEOPLE)
+    agent, model = house.agent("partner-0"), house.strategy().model.numpy()
+    assert agent._checked_inputs("evaluation", {"parameters": model}) == 1
+    assert agent._checked_inputs("evaluation", {"parameters": model, "beside": model}) == 2
+    for inputs in ({"beside": model}, {"parameters": model, "third": model}, {}):
+        with pytest.raises(RefusedError, match="expected one or two models to evaluate, got"):
+            agent._checked_inputs("evaluation", inputs)
+    with pytest.raises(RefusedError, match="expected a model of"):
+        agent._checked_inputs("evaluation", {"parameters": model, "beside": model[:-1]})
 
 
 def test_every_vector_that_a_partner_contributes_was_charged_for_its_purpose_and_nothing_else_leaves(

@@ -13,6 +13,7 @@ from tests.consortium import Consortium, secure_plan
 from silhouette_server.coordination.book import INTERRUPTED, Commitment, StopRequestedError, settle
 from silhouette_server.coordination.federation import CheckedStrategy, RoundRecord
 from silhouette_shared.errors import UnavailableError
+from silhouette_shared.model.appraisal import Appraised
 
 
 class Killed(BaseException):
@@ -59,6 +60,9 @@ class Pages:
     def void(self, number: int, reason: str) -> None:
         assert number in self.unfinished()
         self.voided[number] = reason
+
+    def evaluate(self, appraised: Appraised, beside: str) -> None:
+        raise AssertionError("no evaluation here")
 
 
 def record(number: int, replies: int = 3) -> RoundRecord:

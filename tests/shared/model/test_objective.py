@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tests.people import LENGTH, encoder, generator, histories
 from torch import Tensor
 from torch.nn import functional as F
 
+from silhouette_shared.config import DimensionName
 from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.histories import Batch
 from silhouette_shared.model.objective import (
@@ -154,6 +156,40 @@ def test_a_persons_gradient_does_not_change_with_anybody_elses_record(row: int) 
         found.append([value[row].detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dimension", get_args(DimensionName))
+def test_with_every_dimension_a_persons_gradient_does_not_change_when_everything_of_everybody_else_does(
+    dimension: DimensionName,
+) -> None:
+    """Items, behaviours, values, times, texts, declared attributes and targets: not by a single bit."""
+    mine, row = histories(texts=3), 3
+    start, end = mine.offsets[row : row + 2].tolist()
+    gradients = []
+    for seed in (1, 2):
+        others = histories(texts=3, seed=seed)
+        parts = {}
+        for name in ("items", "behaviours", "values", "timestamps", "texts", "attributes"):
+            value = getattr(others, name).clone()
+            own = slice(row, row + 1) if name == "attributes" else slice(start, end)
+            value[own] = getattr(mine, name)[own]
+            parts[name] = value
+        batch = replace(others, **parts).training_batch(torch.arange(7), LENGTH, None)
+        model = encoder(scale=10.0, dimensions=(dimension,), text_width=3, behaviour_head=True)
+        value = person_losses(
+            model,
+            batch,
+            attribute_weight=0.3,
+            attribute_masking=0.5,
+            behaviour_weight=0.3,
+            generator=generator("every dimension"),
+            per_person=True,
+        )
+        value[row].backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert any(name.startswith(f"dimensions.{dimension}.") and bool((g != 0).any()) for name, g in gradients[0].items())
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradient, gradients[1][name])
 
 
 def test_a_long_history_counts_no_more_than_a_short_one() -> None:

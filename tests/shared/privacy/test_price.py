@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -104,6 +105,36 @@ def test_statistics_of_the_same_budget_leave_less_for_training() -> None:
     assert priced.mechanism.noise_multiplier > mechanism_of(PLAN).noise_multiplier
     assert 2.97 < priced.accountants["pld"] <= 3.0
     assert len(price_document(COUNTED, priced)["statistics"]) == 2  # type: ignore[arg-type]
+
+
+def test_what_float32_adds_up_wrongly_is_said_with_the_epsilon_that_it_would_cost() -> None:
+    price = price_plan(PLAN, people=PEOPLE, size=SIZE)
+    cap = price.mechanism.batch_cap
+    assert cap is not None
+    assert price.float32_summing is not None
+    assert price.float32_summing == pytest.approx(2 * cap * (cap + 2) * 2.0**-24, rel=1e-3)
+    assert price.float32_summing is not None
+    assert price.with_summing is not None
+    found = epsilon(
+        dataclasses.replace(
+            price.mechanism,
+            noise_multiplier=price.mechanism.noise_std / (price.mechanism.sensitivity + 0.5 * price.float32_summing),
+        ),
+        1e-5,
+    )
+    assert price.with_summing == pytest.approx(found, rel=1e-6)
+    assert price.with_summing > price.accountants["pld"] + 1e-3
+    assert price_document(PLAN, price)["not_charged"] == {
+        "float32_summing": price.float32_summing,
+        "epsilon_with_it": price.with_summing,
+    }
+    bare = price_plan(PLAN)
+    assert (bare.float32_summing, bare.with_summing) == (None, None)
+
+
+def test_a_plan_without_rounds_has_no_training_to_price_and_says_so() -> None:
+    with pytest.raises(UsageError, match=r"privacy\.rounds: expected at least 1 round to price, got none"):
+        price_plan(with_changes(COUNTED, {"privacy.rounds": 0}))
 
 
 def test_a_plan_without_privacy_and_more_partners_than_there_are_is_refused() -> None:

@@ -99,6 +99,7 @@ def test_people_read_what_programs_read(statement: Statement) -> None:
         "Passed; largest lower bound on epsilon 1.25 (audit-7).",
         "Profiles, recommendations",
         "Choosing settings",
+        "0.001 for 100 people, 0.1 for 1,000",
         "Nobody outside the partner",
         f"ledger head {'cd' * 8}",
     ):

@@ -1,0 +1,323 @@
+"""A push from first to last: checked, written down, into the history, through the encoder, into the store.
+
+What was acknowledged is on the disk and in every answer. The order is: journal, profile, acknowledgement. A kill in
+between leaves events whose profile did not follow; the next start, or the same push sent again, makes it follow.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from silhouette_client.ingest.absorb import absorb_if_free, rows_of
+from silhouette_client.ingest.identity import identities
+from silhouette_client.ingest.pushed import Journal, Pushed, Shown
+from silhouette_client.ingest.records import FOLDER
+from silhouette_client.ingest.removal import remove_people
+from silhouette_client.ingest.take_in import Exclusions
+from silhouette_client.live.people import LivePeople, joined
+from silhouette_client.profiles.building import PURPOSE, made_records, sources_of
+from silhouette_client.profiles.node_model import NodeModel
+from silhouette_client.profiles.record import ProfileRecord
+from silhouette_client.serving.service import Event, PushOutcome
+from silhouette_shared.errors import SilhouetteError, UsageError
+from silhouette_shared.model.histories import Histories
+from silhouette_shared.schema import BEHAVIOURS, FIRST_TIME, LAST_TIME
+
+_LOG = logging.getLogger(__name__)
+
+RECOMMENDED = 50
+"""Items kept for a person, as `profile build` keeps them; a request may leave some of them out."""
+
+_LONGEST = 256  # bytes of an id or an item, as in `ingest/columns.py`
+_LONGEST_TEXT = 4096
+_CLOCK_SKEW_SECONDS = 86_400
+_MOST_SHOWN = 20_000  # recommendations that wait for the disk; older ones go first
+_REBUILT_AT_ONCE = 500
+
+
+class Profiles(Protocol):
+    """What the updater needs of a vault."""
+
+    def put_many(
+        self,
+        records: Iterable[tuple[str, ProfileRecord]],
+        who: str,
+        method: str,
+        sources: Mapping[str, bytes] | None = None,
+    ) -> tuple[int, int]:
+        """As `Vault.put_many`."""
+        ...
+
+    def left_out(self, users: Collection[str]) -> set[str]:
+        """As `Vault.left_out`."""
+        ...
+
+    def excluded(self) -> Exclusions:
+        """As `Vault.excluded`."""
+        ...
+
+
+class LiveUpdater:
+    """Takes pushed events and keeps profiles with them. Use `open`; safe between threads.
+
+    Args:
+        home: Of the node.
+        vault: Where profiles go.
+        model: Makes them.
+        journal: Opened.
+        people: Everybody's histories.
+        stamp: Of the records that they were read from.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        vault: Profiles,
+        model: NodeModel,
+        journal: Journal,
+        people: LivePeople,
+        stamp: tuple[int, ...],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._home, self._vault, self._model, self._journal, self._clock = home, vault, model, journal, clock
+        self._people = people
+        self._stamp = stamp
+        self._lock = threading.RLock()
+        self._since: list[tuple[str, int, Pushed]] | None = None  # what came while histories are read anew
+        self._shown: list[Shown] = []
+        self._applied: list[int] = []
+        self._shown_lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls, home: Path, vault: Profiles, model: NodeModel, *, clock: Callable[[], float] = time.time
+    ) -> LiveUpdater:
+        """Read everybody's history, and let profiles follow that a kill held up.
+
+        Raises:
+            SilhouetteError: If records, journal or store cannot be used.
+        """
+        journal = Journal.open(home)
+        try:
+            people, stamp = _load(home, vault, model)
+            updater = cls(home, vault, model, journal, people, stamp, clock)
+            updater._recover()
+            journal.forget_old(int(clock()))
+        except BaseException:
+            journal.close()
+            raise
+        return updater
+
+    def close(self) -> None:
+        """Write down what waits, and close."""
+        self.flush()
+        self._journal.close()
+
+    def push(self, events: Sequence[Event], who: str) -> PushOutcome:
+        """Take events; when this returns they are on the disk and in the answers.
+
+        Raises:
+            UsageError: If one is wrong; then none was taken. The message has its number and no value.
+            UnavailableError: If disk or store fail; send the same again.
+        """
+        now = int(self._clock())
+        for number, event in enumerate(events):
+            _check(number, event, now)
+        out = self._vault.left_out({event.user for event in events})
+        kept = [(event.id, _canonical(event)) for event in events if event.user not in out]
+        with self._lock:
+            return self._take(kept, len(events) - len(kept), who)
+
+    def note_shown(self, user: str, model: str, items: Sequence[str]) -> None:
+        """Remember what was recommended; on the disk within a second or two (`flush`)."""
+        with self._shown_lock:
+            self._shown.append(Shown(user, model, int(self._clock()), tuple(items)))
+            del self._shown[:-_MOST_SHOWN]
+
+    def flush(self) -> None:
+        """Write down what was recommended, and which events a profile followed, since the last time."""
+        with self._lock:
+            applied, self._applied = self._applied, []
+        self._journal.set_applied(applied)
+        with self._shown_lock:
+            waiting, self._shown = self._shown, []
+        out = self._vault.left_out({one.user for one in waiting})
+        self._journal.show(one for one in waiting if one.user not in out)
+
+    def forget(self, user: str) -> dict[str, int]:
+        """Remove a person's events from the records, the journal and this memory; says what went."""
+        with self._lock:
+            with self._shown_lock:
+                self._shown = [one for one in self._shown if one.user != user]
+            removed = remove_people(self._home, {user})
+            self._people.forget(user)
+            if self._since is not None:
+                self._since = [one for one in self._since if one[0] != user]
+        return removed
+
+    def refresh(self) -> bool:
+        """Read the histories again if the records were changed; says whether they were."""
+        with self._lock:
+            stamp = _stamp(self._home)
+            if stamp == self._stamp:
+                return False
+            self._since = []
+        try:
+            people, stamp = _load(self._home, self._vault, self._model)  # without the lock: pushes go on
+            with self._lock:
+                for user, identity, event in self._since or ():
+                    if not people.knows(identity):
+                        if people.may_use(user) and people.in_catalogue(event.item):
+                            people.set(user, people.with_new(user, [event]))
+                        people.note([identity])
+                self._people, self._stamp = people, stamp
+        finally:
+            with self._lock:
+                self._since = None
+        return True
+
+    def _take(self, kept: Sequence[tuple[str, Pushed]], left_out: int, who: str) -> PushOutcome:
+        rows = [event for _, event in kept]
+        names = identities(rows_of(rows)).tolist() if rows else []
+        own = {name for name in names if self._people.knows(name)}
+        added = self._journal.add(
+            [(given, name, event) for (given, event), name in zip(kept, names, strict=True) if name not in own]
+        )
+        fresh: list[tuple[int, int, Pushed]] = []
+        repeated, seen = len(kept) - len(added), set()
+        new = [(name, event) for name, event in zip(names, rows, strict=True) if name not in own]
+        done = set(self._applied)
+        for one, (name, event) in zip(added, new, strict=True):
+            repeated += one.repeated
+            if not one.applied and one.number not in seen and one.number not in done:
+                seen.add(one.number)
+                fresh.append((one.number, name, event))
+        unknown = sum(not self._people.in_catalogue(event.item) for _, _, event in fresh)
+        refused = sum(not self._people.may_use(event.user) for _, _, event in fresh)
+        profiles = self._apply([event for _, _, event in fresh], who)
+        self._people.note([name for _, name, _ in fresh])
+        if self._since is not None:
+            self._since += [(event.user, name, event) for _, name, event in fresh]
+        self._applied += [number for number, _, _ in fresh]  # for `flush`: forgetting it costs a profile made twice
+        return PushOutcome(
+            accepted=len(kept) - repeated,
+            left_out=left_out,
+            repeated=repeated,
+            unknown_items=unknown,
+            without_consent=refused,
+            profiles=profiles,
+        )
+
+    def _apply(self, events: Sequence[Pushed], who: str) -> int:
+        by_user: dict[str, list[Pushed]] = {}
+        for event in events:
+            if self._people.may_use(event.user) and self._people.in_catalogue(event.item):
+                by_user.setdefault(event.user, []).append(event)
+        if not by_user:
+            return 0
+        histories = [self._people.with_new(user, own) for user, own in by_user.items()]
+        written = self._put(list(by_user), histories, who)
+        for user, history in zip(by_user, histories, strict=True):
+            self._people.set(user, history)
+        return written
+
+    def _put(self, users: Sequence[str], histories: Sequence[Histories], who: str) -> int:
+        """Make and write profiles; the store notes from what, so that the next `profile build` leaves them."""
+        together = joined(histories)
+        records = made_records(self._model, together, min(RECOMMENDED, len(self._model.words.items)))
+        sources = dict(zip(users, sources_of(together), strict=True))
+        return self._vault.put_many(zip(users, records, strict=True), who, "PushEvents", sources)[0]
+
+    def _recover(self) -> None:
+        """Profiles of people with events that were written down and not followed by one."""
+        waiting = self._journal.without_profile()
+        if not waiting:
+            return
+        people = {person for _, person in waiting}
+        users = [user for user in self._people.users() if self._journal.name_of(user) in people]
+        for start in range(0, len(users), _REBUILT_AT_ONCE):
+            part = users[start : start + _REBUILT_AT_ONCE]
+            found = [(user, history) for user in part if (history := self._people.history(user)) is not None]
+            if found:
+                self._put([user for user, _ in found], [history for _, history in found], "service")
+        self._journal.set_applied([number for number, _ in waiting])
+        _LOG.info("%d pushed events had no profile yet; %d people have theirs now", len(waiting), len(users))
+
+
+class Keeper:
+    """Flushes and refreshes an updater from a thread of its own until it is stopped.
+
+    Args:
+        updater: Kept.
+        seconds: Between two rounds.
+    """
+
+    def __init__(self, updater: LiveUpdater, seconds: float = 1.0) -> None:
+        self._updater, self._seconds = updater, seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="live-keeper", daemon=True)
+
+    def __enter__(self) -> Keeper:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._updater.close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._seconds):
+            try:
+                self._updater.flush()
+                self._updater.refresh()
+            except SilhouetteError as error:  # the next round tries again; pushes and answers say it by themselves
+                _LOG.error("live events: %s", error)
+
+
+def _load(home: Path, vault: Profiles, model: NodeModel) -> tuple[LivePeople, tuple[int, ...]]:
+    """Everybody's histories, and the stamp of the records from which they are or which are newer."""
+    absorb_if_free(home)
+    stamp = _stamp(home)
+    return LivePeople.load(home, model.numbers, model.words.attributes, PURPOSE, vault.excluded()), stamp
+
+
+def _stamp(home: Path) -> tuple[int, ...]:
+    """Changes whenever the records are replaced."""
+    try:
+        state = (home / FOLDER / "manifest.json").stat()
+    except FileNotFoundError:
+        return ()
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def _canonical(event: Event) -> Pushed:
+    return Pushed(event.user, event.item, event.behaviour, event.timestamp, event.value, event.text or None)
+
+
+def _check(number: int, event: Event, now: int) -> None:
+    """Refuse an event that could not be among the records; the message has no value of it."""
+    latest = min(LAST_TIME, now + _CLOCK_SKEW_SECONDS)
+    wanted = {
+        f"an item of 1 to {_LONGEST} bytes": event.item.strip() == event.item
+        and 1 <= len(event.item.encode()) <= _LONGEST,
+        f"a user of 1 to {_LONGEST} bytes": event.user.strip() == event.user
+        and 1 <= len(event.user.encode()) <= _LONGEST,
+        f"a behaviour out of {', '.join(BEHAVIOURS)}": event.behaviour in BEHAVIOURS,
+        "a timestamp in UTC seconds, at most a day ahead": FIRST_TIME <= event.timestamp <= latest,
+        "a finite value": event.value is None or math.isfinite(event.value),
+        f"an id of at most {_LONGEST} bytes": len(event.id.encode()) <= _LONGEST,
+        f"a text of at most {_LONGEST_TEXT} bytes": len(event.text.encode()) <= _LONGEST_TEXT,
+    }
+    for expected, holds in wanted.items():
+        if not holds:
+            raise UsageError(
+                f"event {number}: expected {expected}, got something else; none was taken, mend it and push again"
+            )

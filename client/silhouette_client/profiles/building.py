@@ -1,0 +1,143 @@
+"""Profiles of a node's own people from its own data: for all, or for those whose record or model changed.
+
+A person is built again when the model or any event or declared attribute of theirs is another than that which made
+their profile; the store knows (`Vault.current`). So a build that was killed goes on where it was, and the same command
+again writes nothing. Each person's record is replaced whole; until the build is at its end the others keep the profile
+of the model before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from silhouette_client.profiles.build import build_profiles
+from silhouette_client.profiles.details import records_of
+from silhouette_client.profiles.node_model import NodeModel
+from silhouette_client.profiles.record import ProfileRecord
+from silhouette_client.profiles.vault import Vault
+from silhouette_shared.errors import UsageError
+from silhouette_shared.model.histories import Histories
+
+PURPOSE = "profiling"
+"""What people have to have consented to, in the words of the consent table, unless the command names another."""
+
+PEOPLE_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Held:
+    """The people of a node who may be profiled: ids in the order of the histories."""
+
+    users: tuple[str, ...]
+    histories: Histories
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build did, in people."""
+
+    written: int
+    unchanged: int
+    removed: int  # who are not among those who may be profiled any more
+    expired: int  # with older models or past their time
+
+
+def held_people(home: Path, vault: Vault, model: NodeModel, purpose: str) -> Held:
+    """Everybody at a node who may be profiled: with consent, and neither erased nor suppressed.
+
+    Raises:
+        UsageError: If the node holds no events.
+        RefusedError: If nobody consented.
+        IntegrityError: If the records are damaged.
+    """
+    from silhouette_client.enrolment.home import NodeHome
+    from silhouette_client.ingest.reading import read_people
+    from silhouette_client.offers.people import TablesOnDisk
+
+    left_out, folder = vault.excluded(), NodeHome.of(home).people
+    if (folder / "manifest.json").exists() or not (folder / "events.parquet").exists():
+        found = read_people(home, model.numbers, model.words.attributes, purpose, exclusions=left_out)
+        return Held(found.users, found.histories)
+    tables = TablesOnDisk(folder)
+    users, histories = tables.users(), tables.histories(model.numbers, model.words.attributes)
+    rows = [row for row, user in enumerate(users) if not left_out(user)]
+    if not rows:
+        raise UsageError(f"{folder}: expected people who may be profiled, found none; take their tables in")
+    return Held(tuple(users[row] for row in rows), histories.of_people(torch.tensor(rows)))
+
+
+def build_held(
+    vault: Vault,
+    model: NodeModel,
+    held: Held,
+    who: str,
+    *,
+    everybody: bool = False,
+    count: int = 50,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Built:
+    """Write the profiles of the people held, and remove those of others and of older models.
+
+    Args:
+        vault: Of the node.
+        model: To build with; its encoder is on the device to use.
+        held: Everybody who may be profiled.
+        who: For the audit log.
+        everybody: Also those whose profile is made from the same.
+        count: Recommendations a person, at most as many as there are items.
+        progress: Told how many are done, of how many.
+    """
+    device = next(model.encoder.parameters()).device
+    rows = {user: row for row, user in enumerate(held.users)}
+    sources = dict(zip(held.users, sources_of(held.histories), strict=True))
+    current = set() if everybody else vault.current(model.name, sources)
+    todo = vault.in_order(user for user in held.users if user not in current)
+    written = 0
+    for start in range(0, len(todo), PEOPLE_AT_ONCE):
+        users = todo[start : start + PEOPLE_AT_ONCE]
+        part = held.histories.of_people(torch.tensor([rows[user] for user in users])).to(device)
+        records = made_records(model, part, min(count, len(model.words.items)))
+        own = {user: sources[user] for user in users}
+        written += vault.put_many(zip(users, records, strict=True), who, "build", own)[0]
+        progress(start + len(users), len(todo))
+    removed = vault.keep_only(held.users, who)
+    vault.retire(model.name)
+    return Built(written, len(current), removed, vault.purge(who))
+
+
+def made_records(model: NodeModel, histories: Histories, count: int) -> list[ProfileRecord]:
+    """In the order of the histories; those of like length are computed together, so that little is padding."""
+    order = histories.lengths.argsort(stable=True)
+    sorted_ones = histories.of_people(order)
+    found: list[ProfileRecord] = []
+    for batch in build_profiles(model.encoder, sorted_ones, cutoff=count):
+        found += records_of(model.encoder, sorted_ones, batch, model.words, model.name)
+    back = order.argsort().tolist()
+    return [found[place] for place in back]
+
+
+def sources_of(histories: Histories) -> Sequence[bytes]:
+    """32 bytes a person, which change with any event or declared attribute of theirs and nobody else's."""
+    columns = [
+        part.contiguous().cpu().numpy()
+        for part in (histories.items, histories.behaviours, histories.values, histories.timestamps)
+    ]
+    texts = None if histories.texts is None else histories.texts.contiguous().cpu().numpy()
+    attributes = histories.attributes.contiguous().cpu().numpy()
+    offsets = histories.offsets.tolist()
+    found = []
+    for row in range(len(histories)):
+        start, end = offsets[row], offsets[row + 1]
+        digest = hashlib.blake2b(bytes([histories.has_times]), digest_size=32)
+        for column in columns:
+            digest.update(column[start:end].tobytes())  # all of one length, so no two histories look alike
+        if texts is not None:
+            digest.update(texts[start:end].tobytes())
+        digest.update(attributes[row].tobytes())
+        found.append(digest.digest())
+    return found

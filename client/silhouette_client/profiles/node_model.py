@@ -1,0 +1,90 @@
+"""The model that profiles are built with at a node: the promoted one, with plan and catalogue of its run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from silhouette_client.enrolment.home import NodeHome
+from silhouette_client.offers.run_folder import AgreedRun, read_run
+from silhouette_client.profiles.details import Words
+from silhouette_client.promoted import held_model
+from silhouette_shared.cards import Accepted
+from silhouette_shared.cards.content import unpack_model
+from silhouette_shared.errors import IntegrityError, UsageError
+from silhouette_shared.model.encoder import ProfileEncoder
+from silhouette_shared.model.vector import Layout, write_vector
+
+
+@dataclass(frozen=True)
+class NodeModel:
+    """A trained encoder with its words, ready for use.
+
+    Args:
+        name: First 16 hexadecimal digits of the model's SHA-256: how profiles name it.
+        reference: run:round, for people.
+        encoder: Trained, in evaluation.
+        words: Of its catalogue.
+    """
+
+    name: str
+    reference: str
+    encoder: ProfileEncoder
+    words: Words
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Number of each item, from 1."""
+        return {item: number for number, item in enumerate(self.words.items, start=1)}
+
+
+def promoted_model(home: Path, device: torch.device) -> NodeModel:
+    """The promoted model of a node, checked against its card and the run's signed offer.
+
+    Args:
+        home: In which `node/` lies.
+        device: Where the encoder is to run.
+
+    Raises:
+        UsageError: If the node holds no promoted model, or took no part in its run.
+        IntegrityError: If anything is not what was signed.
+    """
+    node = NodeHome.of(home)
+    held = held_model(node)
+    if held is None:
+        raise UsageError(
+            f"{node.folder / 'model'}: expected a promoted model, found none; `silhouette node take` takes one, or "
+            "build from a finished simulation with --run"
+        )
+    run = _run_of(node, held, device)
+    agreement = run.agreement
+    vocabulary, history = agreement.vocabulary, agreement.plan.data.history_length
+    encoder = ProfileEncoder(agreement.plan.model, vocabulary, history).to(device)
+    layout = Layout.of(encoder)
+    if held.card.layout != layout.digest:
+        raise IntegrityError("expected a model of its run's layout, got another; have it promoted again")
+    vector = unpack_model(held.model, layout).to(device)
+    write_vector(encoder, layout, vector[: layout.size])
+    encoder.set_prior(vector[layout.size :])
+    return NodeModel(
+        name=held.card.model[:16],
+        reference=held.card.reference,
+        encoder=encoder.eval(),
+        words=Words(tuple(run.items), run.titles, run.categories, dict(run.attributes)),
+    )
+
+
+def _run_of(node: NodeHome, held: Accepted, device: torch.device) -> AgreedRun:
+    folder = node.runs / held.card.run
+    if not folder.is_dir():
+        raise UsageError(
+            f"{folder}: expected the run that made the promoted model, which brings its plan and catalogue, found "
+            "none: this node took no part in it; take part in a run that goes on from this model, or have a model "
+            "promoted whose run it took part in"
+        )
+    run = read_run(folder, device)
+    if run.agreement.plan.digest != held.card.plan_digest:
+        raise IntegrityError(f"{folder}: expected the plan of the promoted model, got another; put the folder back")
+    return run

@@ -1,0 +1,1 @@
+"""Groups of a node's people: by a rule, by likeness, or by clustering. They stay at the node, as profiles do."""

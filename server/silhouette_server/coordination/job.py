@@ -1,0 +1,92 @@
+"""What a training run is, apart from who takes part, and what is known of each of its rounds."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from silhouette_server.coordination.book import NoBook, RoundBook
+from silhouette_server.coordination.roster import Introduction
+from silhouette_server.coordination.secure import Desk
+from silhouette_shared.config import Plan, ReleaseName, Replies, Schedule, Statistics
+from silhouette_shared.model.encoder import Vocabulary
+from silhouette_shared.model.pairs import pair_count
+from silhouette_shared.model.prior import PriorShape
+from silhouette_shared.model.vector import Layout
+from silhouette_shared.privacy.budget import Budget
+from silhouette_shared.privacy.mechanism import SampledGaussian
+from silhouette_shared.wire.messages import StatisticName
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What a coordinator knows about one round."""
+
+    round: int
+    replies: int
+    refused: int
+    update_norm: float  # L2 norm of the mean update
+    seconds: float
+    steps: tuple[dict[str, float | int | str], ...] = ()  # what each step of a secure round took
+
+
+@dataclass(frozen=True)
+class Counting:
+    """The statistics of a run: what is asked for before the training, and what it is made into."""
+
+    settings: Statistics
+    budget: Budget
+    content: Tensor  # (V + 1, C) public
+
+    @property
+    def prior_size(self) -> int:
+        """Numbers of the prior, P."""
+        return PriorShape.of(self.settings).size(len(self.content) - 1, self.content.shape[1])
+
+    def size(self, statistic: StatisticName, active: int) -> int:
+        """Coordinates of a statistic's sum."""
+        return len(self.content) if statistic == "popularity" else pair_count(active)
+
+
+@dataclass(frozen=True)
+class SecureJob:
+    """Secure aggregation in a run: who is who, and what the terms of its rounds are made of."""
+
+    desk: Desk
+    plan: Plan
+    vocabulary: Vocabulary
+    training: SampledGaussian | None  # of one round, as a partner charges it; None without privacy
+    largest_partner: int  # largest declared size
+    figures: Mapping[ReleaseName, SampledGaussian] = field(default_factory=dict)  # that are released beside
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A model of the same shape that the candidate is evaluated beside."""
+
+    parameters: Tensor  # (D + P,)
+    digest: str  # SHA-256 of its file, hex
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run, apart from who takes part."""
+
+    run: str
+    plan_digest: str
+    layout: Layout
+    schedule: Schedule
+    replies: Replies
+    partners: int  # that are expected to take part
+    initial: Tensor  # (D,)
+    counting: Counting | None = None  # None: no statistics
+    secure: SecureJob | None = None  # None: the coordinator sees every partner's answer
+    training: SampledGaussian | None = None  # whose noise is in the answers; None: no noise
+    checkpoint: Path | None = None  # None keeps no state
+    on_round: Callable[[RoundRecord, Tensor], None] = field(
+        default=lambda record, model: None
+    )  # maybe twice, see `start`
+    book: RoundBook = field(default_factory=NoBook)  # where rounds are committed
+    introduction: Introduction | None = None  # how nodes are asked who they are; None: as in a simulation
+    beside: Callable[[], Beside | None] = lambda: None  # what the evaluation compares with, asked when it begins

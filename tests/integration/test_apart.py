@@ -1,0 +1,289 @@
+"""Coordinator and partners as real processes, each in a network namespace of its own where the machine allows it.
+
+What passes the cables between them is recorded and searched. Over the same line a model is evaluated, promoted, brought
+to the nodes, trained further, and taken back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tests.deployment import PERMISSIVE, Deployment, silhouette, wait_for
+from tests.wires import Recording, Wires, why_not
+
+from silhouette_client.offers.acceptance import Surroundings, open_run
+from silhouette_client.offers.people import TablesOnDisk
+from silhouette_client.peers import PeerMemory
+from silhouette_client.policy.ledger_store import LEDGER_NAME, read_chain
+from silhouette_client.promoted import held_model
+from silhouette_client.secure import Asked
+from silhouette_server.runs import write_public_catalogue
+from silhouette_shared.cards import check_privacy, unpack_model
+from silhouette_shared.catalogue import Catalogue
+from silhouette_shared.errors import IntegrityError
+from silhouette_shared.privacy.ledger import Charge
+from silhouette_shared.wire.offers import PublicCatalogue
+
+pytestmark = pytest.mark.slow
+
+PARTNERS = ("east", "north", "south")
+PEOPLE, ITEMS, EVENTS = 20, 30, 8
+SECRET = "planted-5f0c9e17"
+WINDOW = 24  # bytes of a vector that are searched for
+
+PLAN = """
+name = "{name}"
+data = {{ history_length = 8 }}
+partition = {{ partners = 3 }}
+model = {{ width = 8, blocks = 1, content_width = 4, dimensions = ["activity", "content"] }}
+training = {{ rounds = 1, batch_size = 8 }}
+privacy = {{ mode = "{mode}", epsilon = 16.0, rounds = 1, sampling_rate = 0.5 }}
+statistics = {{ popularity_share = 0.0, transition_share = 0.0 }}
+analytics = {{ evaluation_share = {share} }}
+aggregation = {{ protocol = "sa-1" }}
+replies = {{ timeout_seconds = 240.0 }}
+promotion = {{ margin = 0.9, confidence = 0.6 }}
+"""
+
+
+def user(partner: str, number: int) -> str:
+    return f"user-{SECRET}-{partner}-{number}"
+
+
+def item(number: int) -> str:
+    return f"item-{SECRET}-{number}"
+
+
+def deal(folder: Path) -> Path:
+    """A catalogue, and each partner's tables with ids that occur nowhere else."""
+    draw = np.random.default_rng(3)
+    catalogue = Catalogue(
+        items=tuple(item(number) for number in range(ITEMS)),
+        titles=("",) * ITEMS,
+        categories=("a", "b"),
+        category_matrix=np.eye(2, dtype=np.float32)[np.arange(ITEMS) % 2],
+        texts=("",) * ITEMS,
+        content=draw.normal(size=(ITEMS, 4)).astype(np.float32),
+    )
+    folder.mkdir()
+    write_public_catalogue(folder / "catalogue.safetensors", PublicCatalogue(catalogue, {}))
+    for partner in PARTNERS:
+        people = folder / partner / "people"
+        people.mkdir(parents=True)
+        users = [user(partner, number) for number in range(PEOPLE)]
+        events = pd.DataFrame(
+            {
+                "user": np.repeat(users, EVENTS),
+                "item": [item(number) for _ in users for number in draw.permutation(ITEMS)[:EVENTS]],
+                "behaviour": "view",
+                "timestamp": np.tile(np.arange(EVENTS) * 86_400 + 1_600_000_000, PEOPLE),
+                "value": np.nan,
+                "text": pd.Series([None] * PEOPLE * EVENTS, dtype="str"),
+            }
+        )
+        events.to_parquet(people / "events.parquet", index=False)
+        pd.DataFrame({"user": users}).to_parquet(people / "users.parquet", index=False)
+        (people / "people.json").write_text(json.dumps({"times": "utc"}))
+    return folder
+
+
+@dataclass
+class Stage:
+    """What all tests here share."""
+
+    folder: Path
+    deployment: Deployment
+    wires: Wires | None  # None: on loopback
+    recording: Recording | None
+
+    def plan(self, name: str, mode: str, share: float) -> Path:
+        path = self.folder / f"{name}.toml"
+        path.write_text(PLAN.format(name=name, mode=mode, share=share))
+        return path
+
+    def run(self, name: str, mode: str, share: float = 0.0, *options: str) -> str:
+        run = self.deployment.submit(self.plan(name, mode, share), *options)
+        found = self.deployment.await_run(run, ("completed", "stopped", "failed"), 400)
+        assert found.state.value == "completed", found.reason
+        return run
+
+    def command(self, *words: object) -> dict[str, object]:
+        done = silhouette(*words, "--format", "json", home=self.deployment.homes.coordinator)
+        assert done.returncode == 0, done.stderr
+        document: dict[str, object] = json.loads(done.stdout)
+        return document
+
+    def held(self) -> set[tuple[str, int] | None]:
+        """Model and number that the nodes hold; None for one that is taking another at this moment."""
+        found: set[tuple[str, int] | None] = set()
+        for name in PARTNERS:
+            try:
+                one = held_model(self.deployment.homes.node(name))
+            except IntegrityError:
+                one = None
+            found.add(None if one is None else (one.card.run, one.alias.number))
+        return found
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("apart")
+    dealt = deal(folder / "dealt")
+    people = dict.fromkeys(PARTNERS, PEOPLE)
+    if why_not():
+        with Deployment(folder / "homes", dealt, people) as deployment:
+            yield started(Stage(folder, deployment, None, None))
+        return
+    with (
+        Wires(PARTNERS) as wires,
+        closing(Recording(wires, folder / "frames")) as recording,
+        Deployment(folder / "homes", dealt, people, hosts=(Wires.HOST,), within=wires.within) as deployment,
+    ):
+        settings = deployment.homes.office.folder / "processes.toml"
+        settings.write_text(settings.read_text().replace('"127.0.0.1"', '"0.0.0.0"'))
+        yield started(Stage(folder, deployment, wires, recording))
+
+
+def started(stage: Stage) -> Stage:
+    stage.deployment.start_all()
+    for who in ("coordinator", *PARTNERS):
+        stage.deployment.await_healthy(who, 300)
+    return stage
+
+
+def apart(stage: Stage) -> tuple[Wires, Recording]:
+    if stage.wires is None or stage.recording is None:
+        pytest.skip(why_not())
+    return stage.wires, stage.recording
+
+
+def test_from_a_partners_machine_the_gate_is_all_that_can_be_reached_and_a_partner_has_no_open_port(
+    stage: Stage,
+) -> None:
+    wires, _ = apart(stage)
+    gate = stage.deployment.homes.office.settings.gate.port
+    inside = wires.listening("coordinator")
+    assert len(inside) >= 2
+    assert gate in inside
+    assert wires.reachable("coordinator", "127.0.0.1", inside) == inside, "the look finds what is open"
+    for name in PARTNERS:
+        assert wires.reachable(name, Wires.HOST, inside) == {gate}
+    for number, name in enumerate(PARTNERS):
+        ports = wires.listening(name)
+        assert len(ports) >= 2
+        assert wires.reachable("coordinator", f"10.77.{number}.2", ports) == set()
+
+
+def test_promoted_models_reach_the_nodes_by_themselves_runs_go_on_from_them_and_a_rollback_reaches_them(
+    stage: Stage,
+) -> None:
+    first = stage.run("first", "local", 0.5)
+    card = stage.command("model", "card", first)
+    assert card["edition"] == 2, "the evaluation came after the round"
+    stage.command("model", "promote", first)
+    wait_for(lambda: stage.held() == {(first, 1)}, 90, "the nodes do not take the model")
+    second = stage.run("second", "local", 0.5, "--start", "promoted")
+    with stage.deployment.registry() as registry:
+        old, new = registry.model(first).card, registry.model(second).card
+    assert new.parent is not None
+    assert new.parent.model == old.model
+    assert new.evaluation is not None
+    assert list(new.evaluation.beside) == [old.model], "evaluated on the same people"
+    assert new.spent is not None
+    assert old.spent is not None
+    check_privacy(new)
+    assert old.spent.epsilon == old.spent.run_epsilon < new.spent.epsilon
+    assert {(one.run, one.purpose) for one in new.spent.releases} == {
+        (run, purpose) for run in (first, second) for purpose in ("training", "evaluation")
+    }
+    statement = stage.command("model", "statement", second)
+    guarantee = statement["guarantee"]
+    assert isinstance(guarantee, dict)
+    assert guarantee["epsilon"] == pytest.approx(new.spent.epsilon, rel=1e-3)
+    assert "margin 0.9" in str(stage.command("model", "promote", second)["why"])
+    wait_for(lambda: stage.held() == {(second, 2)}, 90, "the nodes do not take the next model")
+    stage.command("model", "rollback")
+    wait_for(lambda: stage.held() == {(first, 3)}, 90, "the way back does not reach the nodes")
+    for name in PARTNERS:
+        entries = read_chain(stage.deployment.homes.node(name).folder / LEDGER_NAME).entries
+        charges = [entry.content for entry in entries if isinstance(entry.content, Charge)]
+        assert {(one.run, one.purpose) for one in charges} == {
+            (run, purpose) for run in (first, second) for purpose in ("training", "evaluation")
+        }
+
+
+def plain_update(stage: Stage, run: str, partner: str) -> list[bytes]:
+    """A partner's update of the first round as it is before masks: float32, and the words that are masked."""
+    home = stage.deployment.homes.node(partner)
+    around = Surroundings(
+        home=home,
+        policy=PERMISSIVE,
+        ledger=None,  # type: ignore[arg-type] # without privacy nothing is charged
+        people=TablesOnDisk(home.people),
+        peers=PeerMemory(),
+        device=torch.device("cpu"),
+        now=datetime.now(UTC),
+    )
+    agent = open_run(home.runs / run, around).agent
+    with stage.deployment.registry() as registry:
+        layout = agent._layout
+        after = unpack_model(registry.model(f"{run}:1").read(), layout).numpy()
+    before = start_of(stage, run)
+    asked = Asked(run, "training", 1, {"parameters": before})
+    request = agent._train_request(asked)
+    update = agent._trained(request).vector.numpy()
+    assert update.any()
+    words = agent.contribute(asked, agent.terms(asked)).words
+    return [windows(update), windows(words), windows(before), windows(after)]
+
+
+def start_of(stage: Stage, run: str) -> np.ndarray:
+    from silhouette_server.runs import open_run as open_job
+
+    office = stage.deployment.homes.office
+    found: np.ndarray = open_job(office, office.folder / "runs" / run).initial.numpy()
+    return found
+
+
+def windows(vector: np.ndarray) -> bytes:
+    """Some bytes from where a vector is not zero."""
+    data, width = np.ascontiguousarray(vector), vector.dtype.itemsize
+    (changed,) = np.nonzero(data[: len(data) - WINDOW // width])
+    start = int(changed[len(changed) // 2]) * width
+    return bytes(data.tobytes()[start : start + WINDOW])
+
+
+def test_what_passes_the_cables_holds_no_id_of_a_person_or_item_and_no_update_in_clear(stage: Stage) -> None:
+    wires, recording = apart(stage)
+    run = stage.run("open", "none")
+    needles = [one.encode() for one in (user("north", 7), user("east", 0), item(0), item(ITEMS - 1), SECRET)]
+    for partner in PARTNERS:
+        needles += plain_update(stage, run, partner)
+    assert all(len(set(needle)) > 4 for needle in needles)
+    frames = stage.folder / "frames"
+    before = frames.stat().st_size
+    wires.shout("north", b"|".join(needles))  # the control: what is sent in clear is found by the same search
+    assert recording.stop() == 0, "no frame was lost"
+    assert frames.stat().st_size > before
+    streams = recording.streams()
+    shouted = [content for (*_, port), content in streams.items() if port == 9]
+    assert all(any(needle in content for content in shouted) for needle in needles)
+    gate = stage.deployment.homes.office.settings.gate.port
+    passed = {key: content for key, content in streams.items() if gate in (key[1], key[3])}
+    assert {address for address, *_ in passed} == {
+        bytes([10, 77, 0, 1]),
+        *(bytes([10, 77, number, 2]) for number in range(3)),
+    }
+    assert sum(map(len, passed.values())) > 100_000
+    for content in streams.values():
+        if content not in shouted:
+            assert not [needle for needle in needles if needle in content]
