@@ -34,6 +34,7 @@ from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -271,6 +272,10 @@ def _said_plainly() -> Iterator[None]:
     except RunNotRunningException:
         raise UnavailableError(
             "the SuperLink gave up this coordinator's line to the nodes; a new one is needed"
+        ) from None
+    except ObjectPushError:
+        raise LineLostError(
+            "the SuperLink was started again while a message was on its way to it; see `silhouette coordinator status`"
         ) from None
     except httpx.HTTPError as error:
         raise LineLostError(

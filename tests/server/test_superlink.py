@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 
 import httpx
 import pytest
+from flwr.app import Message
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.run import RunNotRunningException
 
-from silhouette_server.superlink import give_up_unauthorized
+from silhouette_server.superlink import LineLostError, PollingGrid, give_up_unauthorized
 
 
 def answered(status: int) -> httpx.HTTPStatusError:
@@ -32,6 +35,20 @@ def test_a_line_that_the_superlink_does_not_know_any_more_does_not_interrupt_thi
     finally:
         signal.signal(signal.SIGINT, before)
     assert heard == []
+
+
+def test_a_superlink_that_forgot_half_of_a_message_costs_the_line_and_not_the_run() -> None:
+    """As one does that was killed while the coordinator sent a message's parts."""
+
+    class Grid(PollingGrid):
+        def __init__(self) -> None:
+            """Without a connection."""
+
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            raise ObjectPushError("1234", 1, "5678")
+
+    with pytest.raises(LineLostError, match="started again while a message was on its way"):
+        Grid().send_and_receive([])
 
 
 def test_every_other_answer_is_taken_as_flower_takes_it() -> None:

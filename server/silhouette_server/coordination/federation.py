@@ -377,9 +377,10 @@ class CheckedStrategy(Strategy):
             job.book.begin(number)
             try:
                 self._one_round(number, grid, rounds)
-            except SilhouetteError as error:
+            except Exception as error:
                 if number in job.book.unfinished():
-                    job.book.void(number, str(error))
+                    foreseen = isinstance(error, SilhouetteError)
+                    job.book.void(number, str(error) if foreseen else f"unexpected {type(error).__name__}")
                 raise
         for name in self._left_to_release():  # the evaluation, of the model that has come out
             self._release(name, grid, rounds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -136,3 +137,19 @@ def test_void_rounds_carry_their_reason_and_three_in_a_row_stop_the_run(tmp_path
     assert pages.begun == [1, 2, 3]
     assert set(pages.voided) == {1, 2, 3}
     assert all("no answer" in reason for reason in pages.voided.values())
+
+
+def test_a_round_that_ends_with_an_unforeseen_error_is_void_with_its_kind_and_without_its_text(tmp_path: Path) -> None:
+    consortium = Consortium(tmp_path, secure_plan(rounds=3, partners=3), partners=3)
+
+    def trouble(passed: Any, message: Any) -> Any:
+        if passed.kind == "train.agree":
+            raise ZeroDivisionError("what somebody bought")
+        return message
+
+    consortium.wire.trouble = trouble
+    pages = Pages()
+    with pytest.raises(ZeroDivisionError):
+        CheckedStrategy(replace(consortium.job, book=pages)).start(consortium.wire)
+    assert pages.voided == {1: "unexpected ZeroDivisionError"}
+    assert not pages.unfinished()
