@@ -170,7 +170,7 @@ def test_killed_in_any_phase_a_run_ends_by_itself_with_every_round_accounted_for
     stage: Stage, tmp_path: Path, case: kills.Case
 ) -> None:
     """Every round is committed once or void with its reason, none is charged twice, no charge is missing, and registry
-    and ledgers verify. `kills.jsonl` has every process in every phase.
+    and ledgers verify. `kills.jsonl` has those that were played whole.
     """
     plan = tmp_path / "kills.toml"
     plan.write_text(kills.plan_text())
