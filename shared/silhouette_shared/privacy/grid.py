@@ -106,7 +106,7 @@ def float32_summing(people: int) -> float:
         people: Largest sample of a step, n.
 
     >>> round(float32_summing(100), 5)
-    0.00123
+    0.00122
     """
     return 2 * people * math.expm1((people + 2) * math.log1p(2.0**-24))
 
