@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import torch
+from tests.client.ingest.shop_files import MAPPING as SHOP
 from tests.client.ingest.shop_files import ingest, write
 from tests.enrolled import House, deployed_plan, public_catalogue, send
 from tests.people import LENGTHS
@@ -24,39 +25,10 @@ PLAN = deployed_plan(mode="none")
 USERS = tuple(f"user-{number}" for number in range(len(LENGTHS)))
 _START = 1_700_000_000
 
-MAPPING = """
-consent = "elsewhere"
-
-[[source]]
-table = "events"
-match = "events*"
-
-[source.columns]
-user = { column = "who" }
-item = { column = "what" }
-behaviour = { column = "how" }
-timestamp = { column = "at", unit = "s" }
-value = { column = "price" }
-
-[[source]]
-table = "users"
-match = "users*"
-
-[source.columns]
-user = { column = "who" }
-gender = { column = "gender" }
-age = { column = "age" }
-
-[[source]]
-table = "consent"
-match = "consent*"
-
-[source.columns]
-user = { column = "who" }
-purpose = { column = "purpose" }
-granted = { column = "granted" }
-time = { column = "at", unit = "s" }
-"""
+MAPPING = SHOP.replace(
+    'gender = { column = "sex", values = { w = "F", m = "M" } }',
+    'gender = { column = "gender" }\nage = { column = "age" }',
+)
 
 
 class Profiled:

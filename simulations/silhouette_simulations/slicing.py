@@ -12,15 +12,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from silhouette_client.ingest.packing import pack
 from silhouette_shared.catalogue import Catalogue
 from silhouette_shared.config import Plan
 from silhouette_shared.errors import UsageError
-from silhouette_shared.model.encoder import Vocabulary
 from silhouette_shared.randomness import ReproducibleSource
 from silhouette_simulations.datasets import Dataset
 from silhouette_simulations.partitioning import partition
-from silhouette_simulations.world import PartnerData, World, replace_content, with_padding
+from silhouette_simulations.world import PartnerData, World, empty_world, packed, replace_content
 
 LEAST_EVENTS = 2
 """Of a person before the first bound: one to rank from and one that an evaluation can hold out."""
@@ -76,25 +74,8 @@ def cut(plan: Plan, dataset: Dataset, *, count: int, people: int | None, least: 
     dealt = partition(events, users, catalogue, plan.partition, ReproducibleSource(plan.seed).child("slices").number())
     last = int(events["timestamp"].max()) + 1
     return tuple(
-        _slice(plan, dataset, replace_catalogue(dataset, catalogue), events, users, dealt, number, bounds, last)
+        _slice(plan, dataset, empty_world(dataset, catalogue), events, users, dealt, number, bounds, last)
         for number in range(1, count + 1)
-    )
-
-
-def replace_catalogue(dataset: Dataset, catalogue: Catalogue) -> World:
-    """A world of nobody yet, with this catalogue."""
-    return World(
-        dataset=dataset.name,
-        dataset_digest=dataset.digest,
-        catalogue=catalogue,
-        vocabulary=Vocabulary(
-            categories=with_padding(catalogue.category_matrix),
-            content=with_padding(catalogue.content),
-            attributes=tuple((name, len(classes)) for name, classes in dataset.attributes.items()),
-        ),
-        attribute_classes=dict(dataset.attributes),
-        partners=(),
-        events=0,
     )
 
 
@@ -171,13 +152,6 @@ def _first_new(known: pd.DataFrame, coming: pd.DataFrame) -> pd.Series:
 def _data(
     plan: Plan, dataset: Dataset, catalogue: Catalogue, events: pd.DataFrame, rows: pd.DataFrame, name: str
 ) -> PartnerData:
-    known = pack(
-        events,
-        rows,
-        items=catalogue.index,
-        attributes=dataset.attributes,
-        has_times=True,
-        text_width=plan.model.text_width,
-    )
+    known = packed(plan, dataset, catalogue, events, rows)
     nobody = torch.zeros(0, dtype=torch.int64)
     return PartnerData(name, tuple(rows["user"]), known, targets=nobody, asked=nobody, edges=nobody.view(0, 2))

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from silhouette_client.ingest.packing import pack
@@ -16,6 +15,7 @@ from silhouette_shared.errors import UsageError
 from silhouette_shared.model.encoder import Vocabulary
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.randomness import ReproducibleSource
+from silhouette_shared.wire.offers import PublicCatalogue
 from silhouette_simulations.datasets import Dataset
 from silhouette_simulations.partitioning import partition
 from silhouette_simulations.splitting import Split, hold_out
@@ -140,38 +140,42 @@ def build_world(plan: Plan, dataset: Dataset) -> World:
     partners = []
     for name, users in dealt.items():
         rows = people[people["user"].isin(set(users))]
-        known = pack(
-            split.known,
-            rows,
-            items=catalogue.index,
-            attributes=dataset.attributes,
-            has_times=dataset.times == "utc",
-            text_width=plan.model.text_width,
-        )
         targets, asked = _targets(split.held_out, rows, catalogue)
         partners.append(
             PartnerData(
                 name=name,
                 users=tuple(rows["user"]),
-                known=known,
+                known=packed(plan, dataset, catalogue, split.known, rows),
                 targets=targets,
                 asked=asked,
                 edges=_inside(edges, rows),
             )
         )
+    return replace(empty_world(dataset, catalogue), partners=tuple(partners), events=len(events), edges=len(edges))
+
+
+def empty_world(dataset: Dataset, catalogue: Catalogue) -> World:
+    """A world of nobody yet, of a data set's items in this catalogue."""
     return World(
         dataset=dataset.name,
         dataset_digest=dataset.digest,
         catalogue=catalogue,
-        vocabulary=Vocabulary(
-            categories=with_padding(catalogue.category_matrix),
-            content=with_padding(catalogue.content),
-            attributes=tuple((name, len(classes)) for name, classes in dataset.attributes.items()),
-        ),
+        vocabulary=PublicCatalogue(catalogue, dataset.attributes).vocabulary(),
         attribute_classes=dict(dataset.attributes),
-        partners=tuple(partners),
-        events=len(events),
-        edges=len(edges),
+        partners=(),
+        events=0,
+    )
+
+
+def packed(plan: Plan, dataset: Dataset, catalogue: Catalogue, events: pd.DataFrame, people: pd.DataFrame) -> Histories:
+    """Some people's histories as a plan reads them, in the order of the rows of `people`."""
+    return pack(
+        events,
+        people,
+        items=catalogue.index,
+        attributes=dataset.attributes,
+        has_times=dataset.times == "utc",
+        text_width=plan.model.text_width,
     )
 
 
@@ -207,8 +211,3 @@ def replace_content(catalogue: Catalogue, width: int) -> Catalogue:
     if catalogue.content.shape[1]:
         return catalogue
     return replace(catalogue, content=content_vectors(catalogue.texts, width))
-
-
-def with_padding(matrix: NDArray[np.float32]) -> Tensor:
-    """A row for each item, behind a row of zeros for the padding."""
-    return torch.from_numpy(np.concatenate([np.zeros_like(matrix[:1]), matrix]))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from silhouette_client.ingest.absorb import absorb_if_free, rows_of
+from silhouette_client.ingest.columns import LONGEST
 from silhouette_client.ingest.identity import identities
 from silhouette_client.ingest.pushed import Journal, Pushed, Shown
 from silhouette_client.ingest.records import FOLDER
@@ -34,7 +35,6 @@ _LOG = logging.getLogger(__name__)
 RECOMMENDED = 50
 """Items kept for a person, as `profile build` keeps them; a request may leave some of them out."""
 
-_LONGEST = 256  # bytes of an id or an item, as in `ingest/columns.py`
 _LONGEST_TEXT = 4096
 _CLOCK_SKEW_SECONDS = 86_400
 _MOST_SHOWN = 20_000  # recommendations that wait for the disk; older ones go first
@@ -306,14 +306,14 @@ def _check(number: int, event: Event, now: int) -> None:
     """Refuse an event that could not be among the records; the message has no value of it."""
     latest = min(LAST_TIME, now + _CLOCK_SKEW_SECONDS)
     wanted = {
-        f"an item of 1 to {_LONGEST} bytes": event.item.strip() == event.item
-        and 1 <= len(event.item.encode()) <= _LONGEST,
-        f"a user of 1 to {_LONGEST} bytes": event.user.strip() == event.user
-        and 1 <= len(event.user.encode()) <= _LONGEST,
+        f"an item of 1 to {LONGEST} bytes": event.item.strip() == event.item
+        and 1 <= len(event.item.encode()) <= LONGEST,
+        f"a user of 1 to {LONGEST} bytes": event.user.strip() == event.user
+        and 1 <= len(event.user.encode()) <= LONGEST,
         f"a behaviour out of {', '.join(BEHAVIOURS)}": event.behaviour in BEHAVIOURS,
         "a timestamp in UTC seconds, at most a day ahead": FIRST_TIME <= event.timestamp <= latest,
         "a finite value": event.value is None or math.isfinite(event.value),
-        f"an id of at most {_LONGEST} bytes": len(event.id.encode()) <= _LONGEST,
+        f"an id of at most {LONGEST} bytes": len(event.id.encode()) <= LONGEST,
         f"a text of at most {_LONGEST_TEXT} bytes": len(event.text.encode()) <= _LONGEST_TEXT,
     }
     for expected, holds in wanted.items():

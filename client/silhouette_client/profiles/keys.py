@@ -89,7 +89,35 @@ class KeyFile:
         return sealed
 
 
-class Passphrase:
+class CipherProtector:
+    """Seals by AES-256-GCM under one key, which a subclass derives or fetches.
+
+    Args:
+        key: 32 bytes.
+        other: What is said if another key sealed: the checksum of the file has passed, so a failure to open is the key.
+    """
+
+    def __init__(self, key: bytes, other: str) -> None:
+        self._cipher, self._other = AESGCM(key), other
+
+    def seal(self, secret: bytes, context: bytes) -> bytes:
+        """Nonce and ciphertext."""
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, secret, context)
+
+    def open(self, sealed: bytes, context: bytes) -> bytes:
+        """Undo `seal`.
+
+        Raises:
+            UnavailableError: If another key sealed it.
+        """
+        try:
+            return self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context)
+        except (InvalidTag, ValueError):
+            raise UnavailableError(self._other) from None
+
+
+class Passphrase(CipherProtector):
     """A key from a passphrase by Argon2id, RFC 9106, and AES-256-GCM.
 
     Args:
@@ -120,21 +148,10 @@ class Passphrase:
                 "expected the costs and salt of Argon2id in the key file, got others; put the key file back from its "
                 "backup"
             ) from None
-        self._cipher = AESGCM(derive.derive(passphrase.encode("utf-8")))
-
-    def seal(self, secret: bytes, context: bytes) -> bytes:
-        """Nonce and ciphertext."""
-        nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, secret, context)
-
-    def open(self, sealed: bytes, context: bytes) -> bytes:
-        """Undo `seal`; the checksum of the file has passed, so a failure is the passphrase."""
-        try:
-            return self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context)
-        except (InvalidTag, ValueError):
-            raise UnavailableError(
-                "expected the passphrase of the profile keys, got another; nothing was changed, try again"
-            ) from None
+        super().__init__(
+            derive.derive(passphrase.encode("utf-8")),
+            "expected the passphrase of the profile keys, got another; nothing was changed, try again",
+        )
 
 
 @dataclass(frozen=True)

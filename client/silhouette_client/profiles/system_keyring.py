@@ -6,15 +6,11 @@ extra: `pip install 'silhouette-client[keyring]'`.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from silhouette_client.profiles.keys import KEY_BYTES, NONCE_BYTES
+from silhouette_client.profiles.keys import KEY_BYTES, CipherProtector
 from silhouette_shared.errors import IntegrityError, UnavailableError
 
 if TYPE_CHECKING:
@@ -24,7 +20,7 @@ SERVICE = "silhouette profile keys"
 """What the keyring lists the secret under."""
 
 
-class SystemKeyring:
+class SystemKeyring(CipherProtector):
     """Seals with a random key that the operating system's keyring keeps. A `keys.Protector`.
 
     Args:
@@ -56,25 +52,14 @@ class SystemKeyring:
                 "keys, or put back a key file with another protection"
             )
         try:
-            self._cipher = AESGCM(bytes.fromhex(found))
+            super().__init__(
+                bytes.fromhex(found),
+                "expected the secret that sealed the profile keys, the keyring has another; restore it there, nothing "
+                "was changed",
+            )
         except ValueError:
             raise IntegrityError(
                 f"expected {KEY_BYTES} bytes in hex as the secret {entry} in the keyring, got others; restore it"
-            ) from None
-
-    def seal(self, secret: bytes, context: bytes) -> bytes:
-        """Nonce and ciphertext."""
-        nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, secret, context)
-
-    def open(self, sealed: bytes, context: bytes) -> bytes:
-        """Undo `seal`; the checksum of the file has passed, so a failure is the secret."""
-        try:
-            return self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context)
-        except (InvalidTag, ValueError):
-            raise UnavailableError(
-                "expected the secret that sealed the profile keys, the keyring has another; restore it there, nothing "
-                "was changed"
             ) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 
 from cryptography.exceptions import InvalidTag
@@ -14,16 +15,18 @@ from silhouette_client.segments.segment import Segment, decode_segment, encode_s
 from silhouette_shared.errors import IntegrityError
 
 
-class SegmentRows:
+class SegmentRows(ABC):
     """The part of a profile store that keeps segments. What it uses of the store is named first."""
 
     _keyring: Keyring
 
+    @abstractmethod
     def _writing(self) -> AbstractContextManager[sqlite3.Connection]:
-        raise NotImplementedError
+        """A transaction of the store."""
 
+    @abstractmethod
     def _reading(self) -> AbstractContextManager[sqlite3.Connection]:
-        raise NotImplementedError
+        """A connection of the store."""
 
     def put_segment(self, segment: Segment) -> None:
         """Write a segment in place of one of its name."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from silhouette_shared.cli import Format, FormatOption, HomeOption, console, emit, silhouette_home
-from silhouette_simulations.cli.sim import DeviceChoice, DeviceOption, dataset_for, machine_for
+from silhouette_simulations.cli.sim import DeviceChoice, DeviceOption, finished_run, machine_for
 
 if TYPE_CHECKING:
     from silhouette_simulations.probes import Findings
@@ -42,16 +42,11 @@ def examine_command(
     from silhouette_shared.allocator import keep_freed_memory
 
     keep_freed_memory()
-    from silhouette_shared.config import read_plan
-    from silhouette_simulations.finished import read_model
     from silhouette_simulations.probes import describe, examine
     from silhouette_simulations.result import read_result
-    from silhouette_simulations.world import build_world
 
     rows = read_result(run)
-    plan = read_plan(run / "plan.toml")
-    world = build_world(plan, dataset_for(plan, silhouette_home(home)))
-    parameters = read_model(run, plan, world.vocabulary)
+    plan, world, parameters = finished_run(run, silhouette_home(home))
     with console.status("building profiles, probing them, leaving events out"):
         findings = examine(
             plan,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from silhouette_shared.cli import Format, FormatOption, HomeOption, console, emit, silhouette_home
-from silhouette_simulations.cli.sim import DeviceChoice, DeviceOption, dataset_for, machine_for
+from silhouette_simulations.cli.sim import DeviceChoice, DeviceOption, finished_run, machine_for
 
 
 def register(sim: typer.Typer) -> None:
@@ -31,14 +31,9 @@ def lookalike_command(
     Lift 3 at 10 % says three times as many as by chance. Nothing that people declared is in the profiles: the run's
     plan must not read it.
     """
-    from silhouette_shared.config import read_plan
-    from silhouette_simulations.finished import read_model
     from silhouette_simulations.lookalikes import class_lifts
-    from silhouette_simulations.world import build_world
 
-    plan = read_plan(run / "plan.toml")
-    world = build_world(plan, dataset_for(plan, silhouette_home(home)))
-    parameters = read_model(run, plan, world.vocabulary)
+    plan, world, parameters = finished_run(run, silhouette_home(home))
     with console.status("building profiles and ranking people"):
         found = class_lifts(
             plan,

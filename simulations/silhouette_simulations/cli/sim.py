@@ -21,9 +21,12 @@ from silhouette_shared.cli import (
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from silhouette_shared.config import Plan
     from silhouette_simulations.datasets import Dataset
     from silhouette_simulations.training import Machine
+    from silhouette_simulations.world import World
 
 sim = typer.Typer(
     name="sim",
@@ -241,6 +244,17 @@ def dataset_for(plan: Plan, home: Path) -> Dataset:
     if plan.data.dataset == "ml-100k":
         return datasets.get("ml-100k", home=home, source=None, progress=tell)
     return datasets.load(plan.data.dataset, home=home)
+
+
+def finished_run(run: Path, home: Path) -> tuple[Plan, World, Tensor]:
+    """Plan, people and model of a finished run, (D,) or with a prior (D + P,). Errors as `read_plan`, `read_model`."""
+    from silhouette_shared.config import read_plan
+    from silhouette_simulations.finished import read_model
+    from silhouette_simulations.world import build_world
+
+    plan = read_plan(run / "plan.toml")
+    world = build_world(plan, dataset_for(plan, home))
+    return plan, world, read_model(run, plan, world.vocabulary)
 
 
 def machine_for(backend: str, device: str, workers: int | None, engine: str = "bookkeeping") -> Machine:
