@@ -202,7 +202,7 @@ class Service:
             NoProfileError: If there is no vector.
         """
         if self._segments is None:
-            raise NotReadyError("expected segments at this node, found none; they are not built here yet")
+            raise NotReadyError("expected segments at this node, found none; make one with `segment create`")
         record = self._one(user, who, "SimilarSegments", ("vector",))
         if record.vector is None:
             raise NoProfileError
