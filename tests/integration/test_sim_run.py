@@ -42,7 +42,7 @@ def test_standard_output_is_one_json_document_and_progress_is_elsewhere(referenc
 def test_the_run_folder_holds_what_it_should_and_pandas_reads_it(reference: Reference) -> None:
     folder = reference.folder
     partners = {f"partners/partner-{number}" for number in range(3)}
-    kept = {"profiles.parquet", "recommendations.parquet", "recent.parquet"}
+    kept = {"profiles.parquet", "details.parquet", "recommendations.parquet", "recent.parquet"}
     assert set(tree(folder)) == {
         *(".lock", "plan.toml", "run.json", "rounds.csv", "rows.csv", "partners.csv", "ranks.parquet"),
         *("attributes.csv", "privacy.json", "report.html"),
@@ -72,7 +72,7 @@ def test_each_partner_has_its_own_people_and_nobody_elses(reference: Reference) 
     seen: set[str] = set()
     for partner, own in ranks.groupby("partner"):
         users = set(own["user"])
-        for name in ("profiles", "recommendations", "recent"):
+        for name in ("profiles", "details", "recommendations", "recent"):
             table = pd.read_parquet(reference.folder / "partners" / str(partner) / f"{name}.parquet")
             assert set(table["user"]) == users
         assert not users & seen
