@@ -290,10 +290,11 @@ def deal(folder: Path, rounds: int = ROUNDS, partners: int = 3) -> tuple[Path, P
             raise RuntimeError(done.stderr)
     plan = folder / "plan.toml"
     plan.write_text(plan_text(rounds, partners))
-    done = silhouette("sim", "deal", plan, "--out", folder / "dealt", "--format", "json", home=home)
+    dealt = folder / f"dealt-{os.getpid()}"  # a script that goes on in the same folder deals again
+    done = silhouette("sim", "deal", plan, "--out", dealt, "--format", "json", home=home)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    return folder / "dealt", plan, json.loads(done.stdout)["people"]
+    return dealt, plan, json.loads(done.stdout)["people"]
 
 
 def main() -> int:
