@@ -200,7 +200,7 @@ class PollingGrid(HttpGrid):
     """Called between two questions: for signs of life, and to stop by raising."""
 
     let_in: Callable[[], Mapping[int, str]] = staticmethod(dict)
-    """When each node was last let in; asked before messages are sent, and every two seconds as long as they are open."""
+    """When each node was last let in; asked before messages are sent, then every two seconds."""
 
     def get_node_ids(self) -> Iterable[int]:
         """The numbers of the nodes that are connected; LineLostError if the SuperLink does not say."""
