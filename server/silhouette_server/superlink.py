@@ -214,14 +214,15 @@ class PollingGrid(HttpGrid):
         Raises:
             LineLostError: If the SuperLink does not know of this grid any more.
         """
-        sent = list(messages)
-        until = None if timeout is None else time.monotonic() + timeout
+        sent, began, fetching = list(messages), time.monotonic(), 0.0
+        until = None if timeout is None else began + timeout
         with _said_plainly():
             before = self.let_in()
             asked = dict(zip(self.push_messages(sent), sent, strict=True))
+            handed = looked = time.monotonic()
             answers: list[Message] = []
-            looked = time.monotonic()
             while asked and (until is None or time.monotonic() < until):
+                question = time.monotonic()
                 found = list(self.pull_messages(set(asked)))
                 for answer in found:
                     message = asked.pop(answer.metadata.reply_to_message_id, None)
@@ -231,12 +232,24 @@ class PollingGrid(HttpGrid):
                         # An error that the SuperLink makes up for a lost node has the SuperLink's own number.
                         answer.metadata.__dict__["_src_node_id"] = message.metadata.dst_node_id
                     answers.append(answer)
-                if asked and not found:
+                if found:
+                    fetching += time.monotonic() - question
+                elif asked:
                     if time.monotonic() - looked >= _LOOK_SECONDS:
                         looked = time.monotonic()
                         answers += _lost(asked, before, self.let_in())
                     self.on_wait()
                     time.sleep(POLL_SECONDS)
+        if sent:
+            _LOG.info(
+                "%s: handed to the SuperLink in %.2f s, %d of %d answered after %.2f s, of which fetching took %.2f s",
+                sent[0].metadata.message_type,
+                handed - began,
+                len(answers),
+                len(sent),
+                time.monotonic() - began,
+                fetching,
+            )
         return answers
 
 

@@ -1,8 +1,6 @@
 """What the supervisor starts: `python -m silhouette_client.processes connector|agent --home HOME`."""
 
-import argparse
 import asyncio
-import logging
 import signal
 import sys
 import threading
@@ -11,29 +9,10 @@ from pathlib import Path
 
 from silhouette_client.enrolment.home import NodeHome
 from silhouette_client.processes.services import gateway_of, places_of
-from silhouette_shared.errors import SilhouetteError
-from silhouette_shared.supervision import Heart, log_to_standard_error
-
-_LOG = logging.getLogger("silhouette_client.processes")
+from silhouette_shared.supervision import Heart
+from silhouette_shared.supervision.roles import play
 
 _START_PATIENCE = 300.0  # seconds for importing torch and opening the ledger on a busy machine
-
-
-def main() -> int:
-    """Run one process until it is asked to end; its exit code."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=["connector", "agent"])
-    parser.add_argument("--home", type=Path, required=True)
-    given = parser.parse_args()
-    log_to_standard_error()
-    try:
-        (_connector if given.role == "connector" else _agent)(given.home)
-    except SilhouetteError as error:
-        _LOG.error("%s", error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 0
-    return 0
 
 
 def _connector(home: Path) -> None:
@@ -84,4 +63,4 @@ def _agent(home: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(play({"connector": _connector, "agent": _agent}))

@@ -1,8 +1,6 @@
 """What the supervisor starts: `python -m silhouette_server.processes gate|serverapp --home HOME`."""
 
-import argparse
 import asyncio
-import logging
 import signal
 import sys
 import threading
@@ -10,29 +8,10 @@ from pathlib import Path
 
 from silhouette_server.enrolment.office import Office
 from silhouette_server.processes.services import places_of
-from silhouette_shared.errors import SilhouetteError
-from silhouette_shared.supervision import Heart, log_to_standard_error
-
-_LOG = logging.getLogger("silhouette_server.processes")
+from silhouette_shared.supervision import Heart
+from silhouette_shared.supervision.roles import play
 
 _START_PATIENCE = 300.0  # seconds for importing torch on a busy machine
-
-
-def main() -> int:
-    """Run one process until it is asked to end; its exit code."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=["gate", "serverapp"])
-    parser.add_argument("--home", type=Path, required=True)
-    given = parser.parse_args()
-    log_to_standard_error()
-    try:
-        (_gate if given.role == "gate" else _serverapp)(given.home)
-    except SilhouetteError as error:
-        _LOG.error("%s", error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 0
-    return 0
 
 
 def _gate(home: Path) -> None:
@@ -71,4 +50,4 @@ def _raise_on_terminate() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(play({"gate": _gate, "serverapp": _serverapp}))
