@@ -41,6 +41,8 @@ TABLE = Path(__file__).with_name("absences.jsonl")
 
 ROUNDS = 6
 
+TIMEOUT_SECONDS = 90.0  # for a step, and between two rounds for partners who are missing
+
 
 def lose(deployment: Deployment, who: str) -> None:
     """A whole machine: the supervisor is killed and takes everything with it."""
@@ -188,7 +190,7 @@ def main() -> int:
             continue
         folder = given.out / f"{partners}-{os.getpid()}"
         folder.mkdir(parents=True)
-        dealt, plan, people = deal(folder, plan_text(ROUNDS, partners))
+        dealt, plan, people = deal(folder, plan_text(ROUNDS, partners, TIMEOUT_SECONDS))
         with Deployment(folder / "homes", dealt, people) as deployment:
             deployment.start_all()
             for who in ("coordinator", *people):
