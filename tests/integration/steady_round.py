@@ -29,7 +29,7 @@ from tests.integration.kills import deal
 from silhouette_server.coordination.checkpoints import read_checkpoint
 
 _ANSWERED = re.compile(r"train\.(\w+) answered: fetched in [\d.]+ s, worked for ([\d.]+) s, sent in ([\d.]+) s")
-_EXCHANGED = re.compile(r"train\.(\w+): handed to the SuperLink in ([\d.]+) s, .* answered after ([\d.]+) s,")
+_EXCHANGED = re.compile(r"train\.(\w+): .* answered after ([\d.]+) s,")
 _SUPERNODE = (
     re.compile(r"Receiving: train\.(\w+) message"),
     re.compile(r"Received successfully"),
@@ -37,10 +37,10 @@ _SUPERNODE = (
     re.compile(r"Sent successfully"),
 )
 
-STRETCHES = ("handed over", "gate", "down", "to the agent", "agent", "half-second loop", "up", "back")
-"""Handed over: the coordinator's messages to the SuperLink. Gate: until its question, every 0.2 s, has one for the
-SuperNode that is the last to answer. Down: to that SuperNode. To the agent: its next question, at most 0.2 s, and its
-fetching. Half-second loop: until the SuperNode, which looks every 0.5 s, finds the answer. Up: the answer to the
+STRETCHES = ("handed over", "down", "to the agent", "agent", "half-second loop", "up", "back")
+"""Handed over: from the coordinator to the SuperLink, and until the gate's question, every 0.2 s, has the message for
+the SuperNode that is the last to answer. Down: to that SuperNode. To the agent: its next question, at most 0.2 s, and
+its fetching. Half-second loop: until the SuperNode, which looks every 0.5 s, finds the answer. Up: the answer to the
 SuperLink. Back: the coordinator's question, every 0.2 s, and its fetching."""
 
 
@@ -102,17 +102,18 @@ def costs(deployment: Deployment, run: str) -> None:
     whole = statistics.median(float(record["seconds"]) for record in steady)
     say(f"steady round, median of {len(steady)}: {whole:.2f} s; where they went at the node that answered last:")
     say(f"{'':>10}{'seconds':>8}  {'  '.join(STRETCHES)}   MB down, up a partner")
-    total = 0.0
     for index in range(3):
         steps = [record["steps"][index] for record in steady]
         seconds, sent, received = (
             statistics.median(float(step[what]) for step in steps) for what in ("seconds", "sent", "received")
         )
         name = str(steps[0]["step"])
-        total += seconds
         columns = "  ".join(f"{parts[name][stretch]:>{len(stretch)}.2f}" for stretch in STRETCHES)
         say(f"{name:>10}{seconds:>8.2f}  {columns}   {sent / partners / 1e6:.2f}, {received / partners / 1e6:.2f}")
-    say(f"{'between':>10}{whole - total:>8.2f}  the sum, the model, checkpoint and registry")
+    between = statistics.median(
+        float(record["seconds"]) - sum(float(step["seconds"]) for step in record["steps"]) for record in steady
+    )
+    say(f"{'between':>10}{between:>8.2f}  the sum, the model, checkpoint and registry")
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,12 @@ def stretches(deployment: Deployment) -> dict[str, dict[str, float]]:
         if match is None:
             continue
         ends = when(line)
-        begins = ends - float(match[3])
+        begins = ends - float(match[2])
         own = [one for one in passages if one.step == match[1] and begins <= one.times[0] <= ends]
         last = max(own, key=lambda one: one.times[3])
         comes, there, goes, gone = last.times
         works = max(there, last.answered - last.worked)  # the SuperNode says a moment late that all of it is there
-        marks = [begins, begins + float(match[2]), comes, there, works, last.answered, goes, gone, ends]
+        marks = [begins, comes, there, works, last.answered, goes, gone, ends]
         found[match[1]].append(tuple(later - earlier for earlier, later in pairwise(marks)))
     return {
         step: dict(zip(STRETCHES, map(statistics.median, zip(*rows[1:], strict=True)), strict=True))
