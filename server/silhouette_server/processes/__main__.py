@@ -1,15 +1,12 @@
 """What the supervisor starts: `python -m silhouette_server.processes gate|serverapp --home HOME`."""
 
 import asyncio
-import signal
 import sys
-import threading
 from pathlib import Path
 
 from silhouette_server.enrolment.office import Office
 from silhouette_server.processes.services import places_of
-from silhouette_shared.supervision import Heart
-from silhouette_shared.supervision.roles import play
+from silhouette_shared.supervision import Heart, end_on_signals, interrupt_on_terminate, run_role
 
 _START_PATIENCE = 300.0  # seconds for importing torch on a busy machine
 
@@ -26,7 +23,7 @@ def _gate(home: Path) -> None:
         places.door.address,
         RosterHolders(office),
     )
-    _raise_on_terminate()
+    interrupt_on_terminate()
     asyncio.run(gate.serve(places.listen, places.port, Heart.from_environment()))
 
 
@@ -37,17 +34,11 @@ def _serverapp(home: Path) -> None:
     from silhouette_server.registry.home import open_registry
     from silhouette_server.run_store import RegistryStore
 
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = end_on_signals()
     office = Office.of(home)
     with open_registry(office, write=True) as registry:
         Conductor(office, places_of(office).door, RegistryStore(registry), heart).serve(stop)
 
 
-def _raise_on_terminate() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-
-
 if __name__ == "__main__":
-    sys.exit(play({"gate": _gate, "serverapp": _serverapp}))
+    sys.exit(run_role("silhouette_server.processes", {"gate": _gate, "serverapp": _serverapp}))

@@ -1,54 +1,77 @@
-"""How a program that a supervisor starts begins and ends."""
+"""A process of a role: its exit code says how it ended, and being asked to end is no failure."""
 
 from __future__ import annotations
 
-import json
-import logging
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
 import pytest
 
-from silhouette_shared.errors import UnavailableError
-from silhouette_shared.supervision.roles import play
+PROGRAM = """
+import asyncio, sys
+from silhouette_shared.errors import RefusedError
+from silhouette_shared.supervision import end_on_signals, interrupt_on_terminate, run_role
+
+def works(home):
+    print("home", home.name, flush=True)
+
+def refuses(home):
+    raise RefusedError("expected a roster, got none; install a kit")
+
+def waits(home):
+    stop = end_on_signals()
+    print("ready", flush=True)
+    assert stop.wait(60)
+    print("in order", flush=True)
+
+def loops(home):
+    async def forever():
+        try:
+            print("ready", flush=True)
+            await asyncio.sleep(60)
+        finally:
+            print("in order", flush=True)
+    interrupt_on_terminate()
+    asyncio.run(forever())
+
+sys.exit(run_role("planted.processes", {"works": works, "refuses": refuses, "waits": waits, "loops": loops}))
+"""
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers = handlers
-    root.setLevel(level)
+@pytest.fixture
+def program(tmp_path: Path) -> list[str]:
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    return [sys.executable, str(path)]
 
 
-def test_the_role_of_the_command_line_is_played_in_its_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    played: list[tuple[str, Path]] = []
-    roles = {name: (lambda home, name=name: played.append((name, home))) for name in ("gate", "serverapp")}
-    monkeypatch.setattr(sys, "argv", ["processes", "gate", "--home", str(tmp_path)])
-    assert play(roles) == 0
-    assert played == [("gate", tmp_path)]
+def test_a_role_gets_its_home_and_a_refusal_is_one_line_and_its_code(program: list[str], tmp_path: Path) -> None:
+    done = subprocess.run([*program, "works", "--home", str(tmp_path / "there")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "home there\n")
+    refused = subprocess.run([*program, "refuses", "--home", str(tmp_path)], capture_output=True, text=True)
+    assert refused.returncode == 3
+    (line,) = refused.stderr.splitlines()
+    assert '"logger": "planted.processes"' in line
+    assert "expected a roster, got none; install a kit" in line
 
 
-def test_an_error_of_ours_is_one_line_of_the_log_and_its_exit_code(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(home: Path) -> None:
-        raise UnavailableError("expected room, found none; free some")
-
-    monkeypatch.setattr(sys, "argv", ["processes", "gate", "--home", str(tmp_path)])
-    assert play({"gate": fail}) == 4
-    (line,) = capsys.readouterr().err.splitlines()
-    found = json.loads(line)
-    assert (found["level"], found["message"]) == ("error", "expected room, found none; free some")
+def test_a_role_that_there_is_not_is_refused_with_those_that_there_are(program: list[str], tmp_path: Path) -> None:
+    done = subprocess.run([*program, "sleeps", "--home", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "works, refuses, waits, loops" in done.stderr.replace("'", "")
 
 
-def test_a_role_that_there_is_not_is_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["processes", "agent", "--home", "."])
-    with pytest.raises(SystemExit) as ended:
-        play({"gate": lambda home: None})
-    assert ended.value.code == 2
-    assert "invalid choice: 'agent'" in capsys.readouterr().err
+@pytest.mark.parametrize("role", ["waits", "loops"])
+def test_a_role_that_is_asked_to_end_ends_in_order(program: list[str], tmp_path: Path, role: str) -> None:
+    process = subprocess.Popen(
+        [*program, role, "--home", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (0, "in order\n", "")
