@@ -131,5 +131,5 @@ def _traffic(folder: Path) -> int:
     """Bytes that a partner receives, and as many that it sends, in all rounds."""
     parameters = int(json.loads((folder / "model" / "card.json").read_text(encoding="utf-8"))["parameters"])
     with (folder / "rounds.csv").open(encoding="utf-8", newline="") as file:
-        rounds = sum(line["row"] == "federated" for line in csv.DictReader(file))
+        rounds = [line["row"] for line in csv.DictReader(file)].count("federated")
     return rounds * parameters * _BYTES_A_PARAMETER
