@@ -40,14 +40,15 @@ def federation_command(
 
     table = federation(run, pooled or run, local)
     if record is not None:
-        _record(record, run, table.document())
+        record_table(record, run, "federation", table.document())
     if output is Format.json:
         emit(table.document())
     else:
         print_table(table)
 
 
-def _record(path: Path, run: Path, values: dict[str, object]) -> None:
+def record_table(path: Path, run: Path, what: str, values: dict[str, object]) -> None:
+    """Keep a table that was made of a finished run among the results."""
     import json
 
     from silhouette_shared.config import read_plan
@@ -57,7 +58,7 @@ def _record(path: Path, run: Path, values: dict[str, object]) -> None:
     add_result(
         path,
         Result(
-            what="federation",
+            what=what,
             plan=about["name"],
             plan_digest=about["digest"],
             seed=about["seed"],
