@@ -28,6 +28,7 @@ from tests.integration.kills import (
     deal,
     end_of,
     ledger_faults,
+    plan_text,
     run_faults,
     say,
     sign_of,
@@ -170,7 +171,7 @@ def main() -> int:
             continue
         folder = given.out / f"{partners}-{os.getpid()}"
         folder.mkdir(parents=True)
-        dealt, plan, people = deal(folder, ROUNDS, partners)
+        dealt, plan, people = deal(folder, plan_text(ROUNDS, partners))
         with Deployment(folder / "homes", dealt, people) as deployment:
             deployment.start_all()
             for who in ("coordinator", *people):
