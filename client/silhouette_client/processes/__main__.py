@@ -1,4 +1,7 @@
-"""What the supervisor starts: `python -m silhouette_client.processes connector|agent --home HOME`."""
+"""What the supervisor starts: `python -m silhouette_client.processes connector|agent --home HOME`.
+
+The agent starts the third, `profiles`, which builds profiles with a newly promoted model and ends.
+"""
 
 import argparse
 import asyncio
@@ -22,12 +25,12 @@ _START_PATIENCE = 300.0  # seconds for importing torch and opening the ledger on
 def main() -> int:
     """Run one process until it is asked to end; its exit code."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=["connector", "agent"])
+    parser.add_argument("role", choices=list(_ROLES))
     parser.add_argument("--home", type=Path, required=True)
     given = parser.parse_args()
     log_to_standard_error()
     try:
-        (_connector if given.role == "connector" else _agent)(given.home)
+        _ROLES[given.role](given.home)
     except SilhouetteError as error:
         _LOG.error("%s", error)
         return error.exit_code
@@ -62,6 +65,7 @@ def _agent(home: Path) -> None:
     from silhouette_client.numbers import CountedNode, LedgerCollector, told
     from silhouette_client.offers import Node, node_app
     from silhouette_client.outbox import OUTBOX_NAME, Outbox
+    from silhouette_client.processes.builds import Builder
     from silhouette_shared.allocator import keep_freed_memory
 
     stop = threading.Event()
@@ -73,6 +77,7 @@ def _agent(home: Path) -> None:
         numbers.register(LedgerCollector(node.ledger))
         if places.metrics is not None:
             serving.enter_context(told(numbers, places.metrics))
+        serving.enter_context(Builder(home, places.work))
         Executor(
             address,
             places.secret.read_bytes(),
@@ -81,6 +86,17 @@ def _agent(home: Path) -> None:
             heart=heart,
             outbox=Outbox(found.folder / OUTBOX_NAME, found.roster().consortium).note,
         ).serve(stop)
+
+
+def _profiles(home: Path) -> None:
+    from silhouette_client.hardening import protect_process
+    from silhouette_client.processes.builds import build_all
+
+    protect_process()
+    build_all(home)
+
+
+_ROLES = {"connector": _connector, "agent": _agent, "profiles": _profiles}
 
 
 if __name__ == "__main__":
