@@ -135,19 +135,20 @@ def _of_run(run: Path, partner: str | None) -> Callable[[Vault], dict[str, Any]]
 def _of_node(home: Path, count: int, purpose: str, everybody: bool) -> Callable[[Vault], dict[str, Any]]:
     import torch
 
-    from silhouette_client.profiles.building import build_held, held_people
+    from silhouette_client.profiles.building import build_held, held_people, with_parts
     from silhouette_client.profiles.node_model import promoted_model
 
     model = promoted_model(home, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
     def build(vault: Vault) -> dict[str, Any]:
         held = held_people(home, vault, model, purpose)
+        complete, learnt = with_parts(home, model, held, again=everybody)
         done = build_held(
             vault,
-            model,
+            complete,
             held,
             who(),
-            everybody=everybody,
+            everybody=everybody or learnt,
             count=count,
             progress=lambda part, whole: console.print(f"{part} of {whole} profiles", highlight=False),
         )

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from silhouette_client.profiles.build import build_profiles
 from silhouette_client.profiles.details import records_of
-from silhouette_client.profiles.node_model import NodeModel
+from silhouette_client.profiles.local_parts import learn_parts
+from silhouette_client.profiles.node_model import NodeModel, keep_parts
 from silhouette_client.profiles.record import ProfileRecord
 from silhouette_client.profiles.vault import Vault
 from silhouette_shared.errors import UsageError
@@ -71,6 +72,23 @@ def held_people(home: Path, vault: Vault, model: NodeModel, purpose: str) -> Hel
     return Held(tuple(users[row] for row in rows), histories.of_people(torch.tensor(rows)))
 
 
+def with_parts(home: Path, model: NodeModel, held: Held, *, again: bool) -> tuple[NodeModel, bool]:
+    """The model with what this node has learnt of its own people on it, and whether it was learnt just now.
+
+    Args:
+        home: In which `node/` lies.
+        model: The promoted one.
+        held: Everybody who may be profiled.
+        again: Learn it again, from the people as they are now.
+    """
+    if model.local is not None and not again:
+        return model, False
+    device = next(model.encoder.parameters()).device
+    parts = learn_parts(model.name, model.encoder, held.histories.to(device))
+    keep_parts(home, parts)
+    return replace(model, local=parts), True
+
+
 def build_held(
     vault: Vault,
     model: NodeModel,
@@ -117,6 +135,8 @@ def made_records(model: NodeModel, histories: Histories, count: int) -> list[Pro
     found: list[ProfileRecord] = []
     for batch in build_profiles(model.encoder, sorted_ones, cutoff=count):
         found += records_of(model.encoder, sorted_ones, batch, model.words, model.name)
+    if model.local is not None:
+        found = model.local.completed(model.encoder, sorted_ones, found)
     back = order.argsort().tolist()
     return [found[place] for place in back]
 
