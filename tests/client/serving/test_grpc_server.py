@@ -423,7 +423,7 @@ def test_a_socket_that_another_user_put_in_the_services_place_is_not_asked_and_t
         theirs.listen()
         theirs.setblocking(False)
         monkeypatch.setattr("silhouette_client.serving.client.os.getuid", lambda: 12345)  # so it is another user's
-        with pytest.raises(RefusedError, match="expected a socket of this user alone .* find out who put it there"):
+        with pytest.raises(RefusedError, match="expected a socket of this user alone"):
             ProfileClient.on_socket(tmp_path / "p.sock")
         with pytest.raises(BlockingIOError):
             theirs.accept()  # nobody has called
