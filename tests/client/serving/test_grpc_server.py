@@ -399,6 +399,39 @@ def test_a_socket_that_is_not_ours_is_not_used(tmp_path: Path) -> None:
             ProfileClient.on_socket(tmp_path / "wide")
 
 
+def test_a_socket_that_another_user_put_in_the_services_place_is_not_asked_and_the_service_answers_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority("partner")
+    server, who = authority.issue("localhost"), authority.issue("shop")
+    with (
+        Vault.open(tmp_path, make=KeyFile()) as vault,
+        serving(
+            Service(vault),
+            vault,
+            log=tmp_path / LOG_NAME,
+            access=Access({"shop": Grant(roles=frozenset({Role.tags}))}),
+            socket=tmp_path / "p.sock",
+            address="localhost:0",
+            tls=Tls(server.certificate, server.key, authority.pem),
+        ) as port,
+        sockets.socket(sockets.AF_UNIX) as theirs,
+    ):
+        (tmp_path / "p.sock").unlink()
+        theirs.bind(str(tmp_path / "p.sock"))
+        (tmp_path / "p.sock").chmod(0o600)
+        theirs.listen()
+        theirs.setblocking(False)
+        monkeypatch.setattr("silhouette_client.serving.client.os.getuid", lambda: 12345)  # so it is another user's
+        with pytest.raises(RefusedError, match="expected a socket of this user alone"):
+            ProfileClient.on_socket(tmp_path / "p.sock")
+        with pytest.raises(BlockingIOError):
+            theirs.accept()  # nobody has called
+        house = House(tmp_path, tmp_path / "p.sock", port, authority)
+        with house.client(who) as client, pytest.raises(NoProfileError):
+            client.profile("anna")
+
+
 def test_a_second_service_on_a_socket_is_refused_and_a_dead_ones_socket_is_taken(house: House, tmp_path: Path) -> None:
     access = Access({})
     with Vault.open(tmp_path, make=KeyFile()) as vault:
