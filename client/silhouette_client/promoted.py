@@ -120,6 +120,15 @@ def held_model(home: NodeHome) -> Accepted | None:
         ) from None
 
 
+def held_stamp(home: NodeHome) -> tuple[int, ...]:
+    """Changes whenever another promoted model is taken; empty if none was. Reads no model."""
+    try:
+        state = (_folder(home) / ALIAS).stat()
+    except FileNotFoundError:
+        return ()
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
 def held_number(home: NodeHome) -> int:
     """Number of the last alias that was accepted here; 0 if none was."""
     alias = _known(home)
