@@ -5,7 +5,7 @@ The rows may stand in several runs over the same people: pooled training does no
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -22,13 +22,23 @@ from silhouette_simulations.studies.bench import StudyTable
 _BYTES_A_PARAMETER = 4
 
 
-def federation(federated: Path, pooled: Path, local: Path | None = None) -> StudyTable:
+def federation(
+    federated: Path,
+    pooled: Path,
+    local: Path | None = None,
+    *,
+    counts: float = 0.0,
+    with_counts: Callable[[Path], Ranks] | None = None,
+) -> StudyTable:
     """A line for everybody and one for each partner.
 
     Args:
         federated: A finished run with the row federated; its partners are the lines.
         pooled: A finished run with the row pooled, over the same people.
         local: A finished run with the row local_only, of the same partition; None leaves it out.
+        counts: Part of the transition counts that is told in the title, where there is `with_counts`.
+        with_counts: Ranks of a run's model together with transition counts of all its people, which are the same
+            sum whether the people are pooled or not; None ranks federated and pooled by the models alone.
 
     Raises:
         UsageError: If a run has no such row, is not finished, or is over other data, people or partners.
@@ -38,6 +48,8 @@ def federation(federated: Path, pooled: Path, local: Path | None = None) -> Stud
     own = _row(federated, "federated")
     homes = _homes(federated)
     others = {"pooled": _like(pooled, header, plan, "pooled", own)}
+    if with_counts is not None:
+        own, others = with_counts(federated), {"pooled": with_counts(pooled)}
     if local is not None:
         others["local only"] = _like(local, header, plan, "local_only", own)
         _refuse_other_partners(local, homes)
@@ -50,7 +62,8 @@ def federation(federated: Path, pooled: Path, local: Path | None = None) -> Stud
         if len(rows):
             lines.append(_line(partner, rows, gains, traffic))
     return StudyTable(
-        title=f"What federating costs, {header.dataset}, {len(header.partners)} partners ({plan.partition.scheme})",
+        title=f"What federating costs, {header.dataset}, {len(header.partners)} partners ({plan.partition.scheme})"
+        + (f", with transition counts, part {counts:g}" if with_counts is not None else ""),
         columns=tuple(lines[0]),
         rows=tuple(lines),
         notes=(

@@ -15,6 +15,7 @@ from silhouette_shared.config import Partition
 from silhouette_shared.errors import UsageError
 from silhouette_shared.model.evaluation import Interval
 from silhouette_simulations.federation import federation
+from silhouette_simulations.report.reading import Ranks, read_ranks
 from silhouette_simulations.results import read_results
 
 PARAMETERS = 1000
@@ -65,6 +66,23 @@ def test_rows_may_stand_in_several_runs_and_local_training_may_be_left_out(run: 
     table = federation(run, other)
     assert "local only" not in table.columns
     assert len(table.rows) == 6
+
+
+def test_with_counts_the_ranks_of_both_are_those_of_model_and_counts_together(run: Path) -> None:
+    asked: list[Path] = []
+
+    def with_counts(folder: Path) -> Ranks:
+        asked.append(folder)
+        own = read_ranks(folder)["federated"]
+        return Ranks(own.users, np.full(len(own.users), 1 if len(asked) == 1 else 0))
+
+    table = federation(run, run, run, counts=0.5, with_counts=with_counts)
+    assert table.title.endswith("with transition counts, part 0.5")
+    assert asked == [run, run]
+    for line in table.rows:
+        assert line["federated"] == pytest.approx(1 / np.log2(3))
+        assert line["pooled"] == 1.0
+        assert line["local only"] != 1.0
 
 
 def test_runs_that_do_not_belong_together_are_refused(run: Path, tmp_path: Path) -> None:

@@ -175,8 +175,9 @@ def show_command(
     record = _record(silhouette_home(home), user, "show", passphrase_file)
     if page is not None:
         from silhouette_client.audit.signing import write_result
+        from silhouette_client.profiles.page import page as drawn
 
-        write_result(page, answers.page(user, record))
+        write_result(page, drawn(user, record))
         page.chmod(0o600)
         console.print(f"written to {page}")
     elif output is Format.json:
@@ -406,13 +407,15 @@ def recommend_command(
     output: FormatOption = Format.text,
 ) -> None:
     """Show the best items that a person has not seen, best first."""
+    from silhouette_client.profiles.answers import called
+
     record = _record(silhouette_home(home), user, "recommend", passphrase_file)
     items = (record.recommendations or ())[:count]
     if output is Format.json:
         emit({"user": user, "model": record.model, "items": [vars(one) for one in items]})
         return
     for place, one in enumerate(items, 1):
-        typer.echo(f"{place:>3} {one.score:8.3f}  {one.title} [{one.item}]")
+        typer.echo(f"{place:>3} {one.score:8.3f}  {called(one)}")
 
 
 def _record(home: Path, user: str, method: str, file: Path | None) -> ProfileRecord:

@@ -70,12 +70,9 @@ def _profiles(home: Path) -> None:
     build_all(home)
 
 
-_ROLES = {"connector": _connector, "agent": _agent, "profiles": _profiles}
-
-
 def main() -> int:
-    """Run one process until it is asked to end; its exit code."""
-    return run_role("silhouette_client.processes", _ROLES)
+    """Run the process that the command line names; its exit code."""
+    return run_role("silhouette_client.processes", {"connector": _connector, "agent": _agent, "profiles": _profiles})
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from silhouette_client.promoted import held_model, held_stamp
 from silhouette_shared.cards import Accepted
 from silhouette_shared.cards.content import unpack_model
 from silhouette_shared.errors import IntegrityError, UsageError
+from silhouette_shared.files import stamp
 from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.vector import Layout, write_vector
 from silhouette_shared.private_files import read_private, replace
@@ -56,9 +57,10 @@ class HeldModel:
         self._home, self._device = home, device
 
     def stamp(self) -> tuple[int, ...]:
-        """Changes whenever another is taken; empty if there is none. Reads no model."""
+        """Changes with the model and with what the node learnt on it; empty if there is no model. Reads neither."""
         node = NodeHome.of(self._home)
-        return held_stamp(node) if node.installed else ()
+        held = held_stamp(node) if node.installed else ()
+        return held + stamp(_parts_path(self._home)) if held else ()
 
     def load(self) -> NodeModel:
         """Read it; errors as `promoted_model`."""
