@@ -24,7 +24,8 @@ from profile_service import made_up_model
 
 from silhouette_client.ingest.mapping import parse_mapping
 from silhouette_client.ingest.take_in import take_in
-from silhouette_client.profiles.building import PURPOSE, build_held, held_people
+from silhouette_client.profiles.building import build_held, held_people
+from silhouette_client.profiles.choices import PURPOSE
 from silhouette_client.profiles.keys import KeyFile
 from silhouette_client.profiles.store import STORE_NAME
 from silhouette_client.profiles.vault import Vault

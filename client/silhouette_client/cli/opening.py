@@ -64,7 +64,10 @@ def passphrase(file: Path | None, *, confirm: bool = False) -> str:
 
 
 def open_vault(home: Path, file: Path | None) -> Vault:
-    """The vault of a node's home; errors as `Vault.open`."""
+    """The vault of a node's home, which keeps what is written as long as was chosen last; errors as `Vault.open`."""
+    from silhouette_client.profiles.choices import read_choices
+    from silhouette_client.profiles.store import Retention
     from silhouette_client.profiles.vault import Vault
 
-    return Vault.open(home, passphrase=lambda: passphrase(file))
+    kept = Retention(seconds=read_choices(home).keep)
+    return Vault.open(home, passphrase=lambda: passphrase(file), retention=kept)

@@ -15,6 +15,7 @@ from silhouette_shared.cli import Format, FormatOption, HomeOption, console, emi
 from silhouette_shared.errors import UsageError
 
 if TYPE_CHECKING:
+    from silhouette_client.profiles.choices import Choices
     from silhouette_client.profiles.record import ProfileRecord
     from silhouette_client.profiles.vault import Vault
     from silhouette_client.serving.access import Access
@@ -78,15 +79,18 @@ def build_command(
     """Build the profiles of this node's people with its promoted model; only who or whose model changed.
 
     The first time it makes store and keys. Left out are people without consent to the purpose and those on the
-    exclusion list. Killed, run it again: it goes on. Profiles of older models go at the end.
+    exclusion list. Killed, run it again: it goes on. Profiles of older models go at the end. A node that runs builds
+    by itself after each promoted model, with purpose, count and times to keep as they were chosen last.
     """
+    from silhouette_client.profiles.choices import Choices
     from silhouette_client.profiles.store import Retention
     from silhouette_client.profiles.vault import Vault, new_protector
 
     place, kept = silhouette_home(home), Retention(seconds=_days(keep_days or []))
     if run is None and partner is not None:
         raise UsageError("expected --partner with --run alone, got no run; leave it out, or name the run")
-    source = _of_node(place, count, purpose, everybody) if run is None else _of_run(run, partner)
+    choices = Choices(purpose=purpose, count=count, keep=kept.seconds)
+    source = _of_node(place, choices, everybody) if run is None else _of_run(run, partner)
     with Vault.open(
         place,
         passphrase=lambda: passphrase(passphrase_file),
@@ -129,23 +133,24 @@ def _of_run(run: Path, partner: str | None) -> Callable[[Vault], dict[str, Any]]
     return build
 
 
-def _of_node(home: Path, count: int, purpose: str, everybody: bool) -> Callable[[Vault], dict[str, Any]]:
+def _of_node(home: Path, choices: Choices, everybody: bool) -> Callable[[Vault], dict[str, Any]]:
     import torch
 
     from silhouette_client.profiles.building import build_node
+    from silhouette_client.profiles.choices import write_choices
     from silhouette_client.profiles.node_model import promoted_model
 
     model = promoted_model(home, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
     def build(vault: Vault) -> dict[str, Any]:
+        write_choices(home, choices)  # first: a build that is killed is ended in the same way, by whomever
         done = build_node(
             home,
             vault,
             model,
+            choices,
             who(),
-            purpose=purpose,
             everybody=everybody,
-            count=count,
             progress=lambda part, whole: console.print(f"{part} of {whole} profiles", highlight=False),
         )
         return {"model": model.name, "left_out": len(vault.excluded()), **vars(done)}

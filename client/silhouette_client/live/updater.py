@@ -22,7 +22,8 @@ from silhouette_client.ingest.records import FOLDER
 from silhouette_client.ingest.removal import remove_people
 from silhouette_client.ingest.take_in import Exclusions
 from silhouette_client.live.people import LivePeople, joined
-from silhouette_client.profiles.building import PURPOSE, made_records, sources_of
+from silhouette_client.profiles.building import made_records, sources_of
+from silhouette_client.profiles.choices import read_choices
 from silhouette_client.profiles.node_model import NodeModel
 from silhouette_client.profiles.record import ProfileRecord
 from silhouette_client.serving.service import Event, PushOutcome
@@ -32,9 +33,6 @@ from silhouette_shared.model.histories import Histories
 from silhouette_shared.schema import BEHAVIOURS, FIRST_TIME, LAST_TIME
 
 _LOG = logging.getLogger(__name__)
-
-RECOMMENDED = 50
-"""Items kept for a person, as `profile build` keeps them; a request may leave some of them out."""
 
 _LONGEST_TEXT = 4096
 _CLOCK_SKEW_SECONDS = 86_400
@@ -90,6 +88,7 @@ class LiveUpdater:
         self._home, self._vault, self._model, self._journal, self._clock = home, vault, model, journal, clock
         self._people = people
         self._stamp = read
+        self._count = read_choices(home).count
         self._lock = threading.RLock()
         self._since: list[tuple[str, int, Pushed]] | None = None  # what came while histories are read anew
         self._shown: list[Shown] = []
@@ -254,7 +253,7 @@ class LiveUpdater:
     def _put(self, users: Sequence[str], histories: Sequence[Histories], who: str, method: str) -> int:
         """Make and write profiles; the store notes from what, so that the next `profile build` leaves them."""
         together = joined(histories)
-        records = made_records(self._model, together, min(RECOMMENDED, len(self._model.words.items)))
+        records = made_records(self._model, together, min(self._count, len(self._model.words.items)))
         sources = dict(zip(users, sources_of(together), strict=True))
         return self._vault.put_many(zip(users, records, strict=True), who, method, sources)[0]
 
@@ -280,8 +279,8 @@ class LiveUpdater:
 def _load(home: Path, vault: Profiles, model: NodeModel) -> tuple[LivePeople, tuple[int, ...]]:
     """Everybody's histories, and the stamp of the records from which they are or which are newer."""
     absorb_if_free(home)
-    read = stamp(_manifest(home))
-    return LivePeople.load(home, model.numbers, model.words.attributes, PURPOSE, vault.excluded()), read
+    read, purpose = stamp(_manifest(home)), read_choices(home).purpose
+    return LivePeople.load(home, model.numbers, model.words.attributes, purpose, vault.excluded()), read
 
 
 def _manifest(home: Path) -> Path:

@@ -113,7 +113,7 @@ class Builder:
 
 
 def build_all(home: Path) -> None:
-    """Build the profiles of who or whose model changed with the promoted model, unattended.
+    """Build the profiles of who or whose model changed with the promoted model, unattended, as was chosen last.
 
     Raises:
         SilhouetteError: If store, keys, records or model cannot be used; nothing is lost, and a later one goes on.
@@ -122,13 +122,16 @@ def build_all(home: Path) -> None:
 
     from silhouette_client.node_folder import DEVICE_VARIABLE
     from silhouette_client.profiles.building import build_node
+    from silhouette_client.profiles.choices import read_choices
     from silhouette_client.profiles.node_model import promoted_model
+    from silhouette_client.profiles.store import Retention
     from silhouette_client.profiles.vault import Vault
 
     os.nice(_GENTLE)
     model = promoted_model(home, torch.device(os.environ.get(DEVICE_VARIABLE, "cpu")))
-    with Vault.open(home) as vault:
-        done = build_node(home, vault, model, "agent")
+    choices = read_choices(home)
+    with Vault.open(home, retention=Retention(seconds=choices.keep)) as vault:
+        done = build_node(home, vault, model, choices, "agent")
     _LOG.info(
         "profiles of %s: %d written, %d unchanged, %d removed, %d expired",
         model.reference,

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from silhouette_client.profiles.build import build_profiles
+from silhouette_client.profiles.choices import Choices
 from silhouette_client.profiles.details import records_of
 from silhouette_client.profiles.local_parts import learn_parts
 from silhouette_client.profiles.node_model import NodeModel, keep_parts
@@ -23,9 +24,6 @@ from silhouette_client.profiles.record import ProfileRecord
 from silhouette_client.profiles.vault import Vault
 from silhouette_shared.errors import UsageError
 from silhouette_shared.model.histories import Histories
-
-PURPOSE = "profiling"
-"""What people have to have consented to, in the words of the consent table, unless the command names another."""
 
 PEOPLE_AT_ONCE = 1024
 
@@ -93,31 +91,26 @@ def build_node(
     home: Path,
     vault: Vault,
     model: NodeModel,
+    choices: Choices,
     who: str,
     *,
-    purpose: str = PURPOSE,
     everybody: bool = False,
-    count: int = 50,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Built:
-    """Profiles of everybody at a node who may be profiled, after learning what this node lacks for its model.
+    """Build at a node what changed, with what it learns of its own people; errors as `held_people`.
 
     Args:
         home: In which `node/` lies.
-        vault: Its opened vault.
+        vault: Of the node.
         model: The promoted one.
+        choices: Whom, how many recommendations; what is kept how long is the vault's.
         who: For the audit log.
-        purpose: Who consented to it is profiled.
-        everybody: Learn and write anew also what nothing changed for.
-        count: Recommendations a person.
-        progress: Called with the people done and all of them.
-
-    Raises:
-        SilhouetteError: As `held_people` and the vault say.
+        everybody: Also those whose profile is made from the same.
+        progress: Told how many are done, of how many.
     """
-    held = held_people(home, vault, model, purpose)
+    held = held_people(home, vault, model, choices.purpose)
     complete, learnt = with_parts(home, model, held, again=everybody)
-    return build_held(vault, complete, held, who, everybody=everybody or learnt, count=count, progress=progress)
+    return build_held(vault, complete, held, who, everybody=everybody or learnt, count=choices.count, progress=progress)
 
 
 def build_held(

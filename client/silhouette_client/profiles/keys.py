@@ -34,7 +34,6 @@ from silhouette_shared.files import write_atomically
 KEYS_NAME = "profiles.key"
 """In a node's home, beside `profiles.sqlite`; back it up elsewhere than the store."""
 
-
 PROTECTORS = "silhouette.protectors"
 """Entry-point group: name -> a callable that takes the settings in the file and gives a `Protector`."""
 
