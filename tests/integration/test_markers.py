@@ -182,9 +182,8 @@ def alike(content: bytes, where: str) -> None:
 
 def overheard(frames: list[bytes], needles: list[bytes]) -> None:
     """No frame but those of the control holds any of them or a title."""
-    control, others = [], []
-    for frame in frames:
-        (control if shouted_in(frame) else others).append(frame)
+    control = [frame for frame in frames if shouted_in(frame)]
+    others = [frame for frame in frames if not shouted_in(frame)]
     assert all(any(needle in frame for frame in control) for needle in needles)
     assert sum(map(len, others)) > 3_000, "certificates, requests and answers passed"
     for frame in others:
