@@ -236,7 +236,7 @@ def wait(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
         time.sleep(0.05)
 
 
-def plan_text(rounds: int = ROUNDS, partners: int = 3) -> str:
+def plan_text(rounds: int = ROUNDS, partners: int = 3, timeout_seconds: float = 300.0) -> str:
     """A run of small rounds with privacy and secure aggregation, and nothing beside the training."""
     return (
         PLAN.replace('name = "tiny"', 'name = "kills"')
@@ -244,7 +244,7 @@ def plan_text(rounds: int = ROUNDS, partners: int = 3) -> str:
         .replace("partners = 3", f"partners = {partners}")
         .replace("[privacy]\n", "[privacy]\nepsilon = 2.0\n")
         + "\n[statistics]\npopularity_share = 0.0\ntransition_share = 0.0\n"
-        + '\n[aggregation]\nprotocol = "sa-1"\n\n[replies]\ntimeout_seconds = 300.0\n'
+        + f'\n[aggregation]\nprotocol = "sa-1"\n\n[replies]\ntimeout_seconds = {timeout_seconds}\n'
     )
 
 

@@ -29,7 +29,7 @@ from tests.integration.kills import deal
 from silhouette_server.coordination.checkpoints import read_checkpoint
 
 _ANSWERED = re.compile(r"train\.(\w+) answered: fetched in [\d.]+ s, worked for ([\d.]+) s, sent in ([\d.]+) s")
-_EXCHANGED = re.compile(r"train\.(\w+): handed to the SuperLink in ([\d.]+) s, .* answered after ([\d.]+) s,")
+_EXCHANGED = re.compile(r"train\.(\w+): .* answered after ([\d.]+) s,")
 _SUPERNODE = (
     re.compile(r"Receiving: train\.(\w+) message"),
     re.compile(r"Received successfully"),
@@ -37,10 +37,10 @@ _SUPERNODE = (
     re.compile(r"Sent successfully"),
 )
 
-STRETCHES = ("handed over", "gate", "down", "to the agent", "agent", "half-second loop", "up", "back")
-"""Handed over: the coordinator's messages to the SuperLink. Gate: until its question, every 0.2 s, has one for the
-SuperNode that is the last to answer. Down: to that SuperNode. To the agent: its next question, at most 0.2 s, and its
-fetching. Half-second loop: until the SuperNode, which looks every 0.5 s, finds the answer. Up: the answer to the
+STRETCHES = ("handed over", "down", "to the agent", "agent", "half-second loop", "up", "back")
+"""Handed over: from the coordinator to the SuperLink, and until the gate's question, every 0.2 s, has the message for
+the SuperNode that is the last to answer. Down: to that SuperNode. To the agent: its next question, at most 0.2 s, and
+its fetching. Half-second loop: until the SuperNode, which looks every 0.5 s, finds the answer. Up: the answer to the
 SuperLink. Back: the coordinator's question, every 0.2 s, and its fetching."""
 
 
@@ -90,7 +90,7 @@ def main() -> int:
 
 
 def costs(deployment: Deployment, run: str) -> None:
-    """Median seconds and bytes of a steady round, by step, and where in a partner's node they went."""
+    """Seconds and bytes of a steady round, by step, and where they went."""
     checkpoint = read_checkpoint(deployment.work("coordinator") / "runs" / run / "checkpoint.safetensors")
     if checkpoint is None:
         return
@@ -99,20 +99,24 @@ def costs(deployment: Deployment, run: str) -> None:
     if not steady:
         return
     parts, partners = stretches(deployment), len(deployment.people)
-    whole = statistics.median(float(record["seconds"]) for record in steady)
-    say(f"steady round, median of {len(steady)}: {whole:.2f} s; where they went at the node that answered last:")
+    whole = [float(record["seconds"]) for record in steady]
+    mean = statistics.fmean(whole)
+    say(
+        f"steady round, median of {len(steady)}: {statistics.median(whole):.2f} s, {min(whole):.2f} to {max(whole):.2f}"
+    )
+    say(f"where the {mean:.2f} s of the mean went at the node that answered last:")
     say(f"{'':>10}{'seconds':>8}  {'  '.join(STRETCHES)}   MB down, up a partner")
-    total = 0.0
+    between = mean
     for index in range(3):
         steps = [record["steps"][index] for record in steady]
         seconds, sent, received = (
-            statistics.median(float(step[what]) for step in steps) for what in ("seconds", "sent", "received")
+            statistics.fmean(float(step[what]) for step in steps) for what in ("seconds", "sent", "received")
         )
         name = str(steps[0]["step"])
-        total += seconds
+        between -= seconds
         columns = "  ".join(f"{parts[name][stretch]:>{len(stretch)}.2f}" for stretch in STRETCHES)
         say(f"{name:>10}{seconds:>8.2f}  {columns}   {sent / partners / 1e6:.2f}, {received / partners / 1e6:.2f}")
-    say(f"{'between':>10}{whole - total:>8.2f}  the sum, the model, checkpoint and registry")
+    say(f"{'between':>10}{between:>8.2f}  the sum, the model, checkpoint and registry")
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ class Passage:
 
 
 def stretches(deployment: Deployment) -> dict[str, dict[str, float]]:
-    """Median seconds by step and stretch over the steady rounds; they add up to the exchange."""
+    """Mean seconds by step and stretch over the steady rounds; they add up to the exchange."""
     passages = [one for who in deployment.people for one in passages_of(deployment, who)]
     found: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     for line in deployment.logged("coordinator", "serverapp"):
@@ -134,15 +138,17 @@ def stretches(deployment: Deployment) -> dict[str, dict[str, float]]:
         if match is None:
             continue
         ends = when(line)
-        begins = ends - float(match[3])
+        begins = ends - float(match[2])
         own = [one for one in passages if one.step == match[1] and begins <= one.times[0] <= ends]
         last = max(own, key=lambda one: one.times[3])
         comes, there, goes, gone = last.times
-        works = max(there, last.answered - last.worked)  # the SuperNode says a moment late that all of it is there
-        marks = [begins, begins + float(match[2]), comes, there, works, last.answered, goes, gone, ends]
+        works = min(
+            last.answered, max(there, last.answered - last.worked)
+        )  # the SuperNode says a moment late that all of it is there
+        marks = [begins, comes, there, works, last.answered, goes, gone, ends]
         found[match[1]].append(tuple(later - earlier for earlier, later in pairwise(marks)))
     return {
-        step: dict(zip(STRETCHES, map(statistics.median, zip(*rows[1:], strict=True)), strict=True))
+        step: dict(zip(STRETCHES, map(statistics.fmean, zip(*rows[1:], strict=True)), strict=True))
         for step, rows in found.items()
         if len(rows) > 1  # the first one belongs to the round of five steps
     }

@@ -44,6 +44,8 @@ def document(record: ProfileRecord) -> dict[str, Any]:
         found["recommendations"] = [vars(one) for one in record.recommendations]
     if record.vector is not None:
         found["vector"] = record.vector.tolist()
+    if record.tastes is not None:
+        found["tastes"] = record.tastes.tolist()
     if record.facts is not None:
         found["facts"] = dict(record.facts)
     if record.items is not None:

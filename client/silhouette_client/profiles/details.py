@@ -159,7 +159,7 @@ def records_of(
                 },
                 tags=tuple(words.categories[tag] for tag in kept),
                 recommendations=tuple(
-                    Recommended(words.items[item - 1], words.titles[item - 1], score)
+                    Recommended(words.items[item - 1], words.title(item), score)
                     for item, score in zip(listed[row], scores[row], strict=True)
                     if item  # 0 where the person has seen nearly everything
                 ),

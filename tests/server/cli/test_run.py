@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -40,7 +39,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+def desk(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setattr(import_module("silhouette_server.cli.run"), "_WATCH_SECONDS", 0.05)
     return Desk(tmp_path, capsys)
 
