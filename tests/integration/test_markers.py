@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,21 +65,24 @@ from pathlib import Path
 from silhouette_client.serving import profile_pb2 as pb
 from silhouette_client.serving.client import ProfileClient
 from silhouette_client.serving.service import NoProfileError
-folder, address, user, item = sys.argv[1:]
+folder, address, step, user, item = sys.argv[1:]
 parts = [Path(folder, name).read_bytes() for name in ("authority.pem", "shop.pem", "shop.key")]
+event = pb.Event(user=user, item=item, behaviour="review", timestamp=1_700_000_000)
+event.id, event.text = f"id-{item}", f"said {item}"
 with ProfileClient.over_tls(
     address, authority=parts[0], certificate=parts[1], key=parts[2], timeout_seconds=60
 ) as client:
-    event = pb.Event(user=user, item=item, behaviour="purchase", timestamp=1_700_000_000, id="order-1")
-    before = client.push([event])
-    found = client.profile(user)
-    answers = [found.vector, client.recommend(user).items, client.explain(user).parts]
-    client.erase(user)
-    after = client.push([event])
-    try:
-        client.profile(user)
-    except NoProfileError:
-        print(json.dumps([before.accepted, *map(len, answers), after.accepted, after.left_out, list(found.vector)]))
+    if step == "ask":
+        pushed, found = client.push([event]), client.profile(user)
+        answers = [found.vector, client.recommend(user).items, client.explain(user).parts]
+        print(json.dumps([pushed.accepted, *map(len, answers), list(found.vector)]))
+    else:
+        client.erase(user)
+        pushed = client.push([event])
+        try:
+            client.profile(user)
+        except NoProfileError:
+            print(json.dumps([pushed.accepted, pushed.left_out]))
 """
 
 
@@ -110,6 +114,15 @@ def serving(home: Path, tls: Path, within: list[str]) -> Iterator[tuple[subproce
         finally:
             process.terminate()
             process.wait(60)
+            assert process.stderr is not None
+            (tls.parent / "temporary" / "service.log").write_text(process.stderr.read())
+
+
+def told(*words: str) -> list[Any]:
+    """What a program printed, as JSON."""
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stdout))
 
 
 def spelled(secret: bytes) -> list[bytes]:
@@ -120,7 +133,7 @@ def spelled(secret: bytes) -> list[bytes]:
 def test_nothing_planted_is_in_a_file_packet_or_log_and_nothing_of_the_person_after_an_erasure(
     node: Profiled, tmp_path: Path
 ) -> None:
-    home, unknown = node.home, f"own-{SECRET}"  # an item that the catalogue lacks
+    home, unknown = node.home, f"own-{SECRET}"  # in an item that the catalogue lacks, an id and a text
     built = silhouette("profile", "build", "--count", 5, home=home)
     assert built.returncode == 0, built.stderr
     with Vault.open(home) as vault:
@@ -155,12 +168,15 @@ def test_nothing_planted_is_in_a_file_packet_or_log_and_nothing_of_the_person_af
                 looked(process.pid)
                 assert any(data_key in one for _, one in contents([home], [])), "the search finds what is there"
                 assert any(title(0) in one for _, one in contents([home], [])), "the public catalogue, for one"
-                answered = subprocess.run([*asking, PERSON, unknown], capture_output=True, text=True, check=False)
-                assert answered.returncode == 0, answered.stderr
-                pushed, width, recommended, dimensions, *after, shown = json.loads(answered.stdout)
-                assert (pushed, recommended, after) == (1, 5, [0, 1]), "after its erasure nothing is taken or answered"
+                pushed, width, recommended, dimensions, shown = told(*asking, "ask", PERSON, unknown)
+                assert (pushed, recommended) == (1, 5)
                 assert min(width, dimensions) > 0
-                needles += [data_key, np.asarray(shown, np.float32).tobytes()[:WINDOW]]
+                needles.append(np.asarray(shown, np.float32).tobytes()[:WINDOW])
+                logs = [one for name, one in contents([home], []) if name.endswith("-wal")]
+                assert any(logs), "looked at while write-ahead logs are in use"
+                looked(process.pid)
+                assert told(*asking, "erase", PERSON, unknown) == [0, 1], "then nothing is taken or answered"
+                needles.append(data_key)
                 looked(process.pid)
             looked()
             if wires is not None and heard is not None:
