@@ -28,7 +28,7 @@ while going:
         frame, where = line.recvfrom(1 << 18)
     except TimeoutError:
         continue
-    if where[0] != "lo":
+    if where[0] != "lo" or sys.argv[2] == "with loopback":
         out.write(struct.pack("<I", len(frame)) + frame)
 out.close()
 _, dropped = struct.unpack("II", line.getsockopt(263, 6, 8))  # SOL_PACKET, PACKET_STATISTICS
@@ -142,17 +142,22 @@ class Wires:
 
 
 class Recording:
-    """Every frame that passes the coordinator's cables, from `start` to `stop`.
+    """Every frame that passes somebody's cables, from `start` to `stop`.
 
     Args:
         wires: The namespaces.
         path: File for the frames.
+        who: Whose cables.
+        loopback: Also what its own processes say to one another.
     """
 
-    def __init__(self, wires: Wires, path: Path) -> None:
+    def __init__(self, wires: Wires, path: Path, who: str = "coordinator", *, loopback: bool = False) -> None:
         self._path = path
         self._process = subprocess.Popen(
-            [*wires.within("coordinator"), sys.executable, "-c", _RECORDER, str(path)],
+            [
+                *wires.within(who),
+                *(sys.executable, "-c", _RECORDER, str(path), "with loopback" if loopback else "cables"),
+            ],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -175,13 +180,14 @@ class Recording:
     def streams(self) -> dict[tuple[bytes, int, bytes, int], bytes]:
         """What each side of each connection sent, in order; datagrams one after the other."""
         parts: dict[tuple[bytes, int, bytes, int], list[tuple[int, bytes]]] = defaultdict(list)
-        for frame in self._frames():
+        for frame in self.frames():
             if (found := _payload(frame)) is not None:
                 key, sequence, content = found
                 parts[key].append((sequence, content))
         return {key: _joined(pieces) for key, pieces in parts.items()}
 
-    def _frames(self) -> Iterator[bytes]:
+    def frames(self) -> Iterator[bytes]:
+        """One after the other, as they passed."""
         with self._path.open("rb") as file:
             while head := file.read(4):
                 yield file.read(struct.unpack("<I", head)[0])

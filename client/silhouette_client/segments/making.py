@@ -13,11 +13,10 @@ from silhouette_client.segments.people import PeopleTable
 from silhouette_client.segments.rules import parse_rule
 from silhouette_client.segments.segment import Segment, check_least, check_name
 from silhouette_shared.errors import UsageError
-from silhouette_shared.schema import BEHAVIOURS
 
 UNUSUAL = "unusual-behaviour"
 _UNUSUAL_SHARE = 0.05
-_TELLING = 0.02
+_TELLING = 0.3
 _SEED = 0  # trees and centres are drawn from it: the same people give the same segments
 
 PRESETS: Mapping[str, tuple[str, ...]] = {
@@ -83,11 +82,7 @@ def unusual(table: PeopleTable) -> npt.NDArray[np.int64]:
 
 def behaviour_of(table: PeopleTable) -> npt.NDArray[np.float64]:
     """Traits, weights and logarithms of counts as a matrix, (U, F); what is unknown is the mean of the others."""
-    names = sorted(
-        name
-        for name in table.names
-        if name == "events" or name.startswith(("count.", "trait.", "weight.")) or name in ("spent", "days_active")
-    )
+    names = _behaviours(table)
     if not names:
         raise UsageError("expected profiles with facts or weights, found none; build the profiles again")
     numbers = table.numbers(names)
@@ -96,6 +91,14 @@ def behaviour_of(table: PeopleTable) -> npt.NDArray[np.float64]:
     known = ~np.isnan(numbers)
     means = np.where(known, numbers, 0.0).sum(0) / np.maximum(known.sum(0), 1)
     return np.where(known, numbers, means)
+
+
+def _behaviours(table: PeopleTable) -> list[str]:
+    return sorted(
+        name
+        for name in table.names
+        if name == "events" or name.startswith(("count.", "trait.", "weight.")) or name in ("spent", "days_active")
+    )
 
 
 def by_clusters(table: PeopleTable, count: int) -> list[Cluster]:
@@ -130,19 +133,18 @@ def telling_tags(table: PeopleTable, rows: Sequence[int] | npt.NDArray[np.int64]
 
 
 def telling_behaviours(table: PeopleTable, rows: npt.NDArray[np.int64], most: int = 2) -> tuple[str, ...]:
-    """Kinds of events that make up more of some people's records than of everybody's, with both shares.
+    """Counts, traits and weights that are higher among some people than among everybody, with both means.
 
-    Differences of less than `_TELLING` say nothing and are left out.
+    Differences of less than `_TELLING` standard deviations say little and are left out.
     """
-    counts = np.nan_to_num(table.numbers([f"count.{name}" for name in BEHAVIOURS]))
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1.0)
-    own, everybody = shares[rows].mean(0), shares.mean(0)
-    order = np.argsort(everybody - own, kind="stable")[:most]
-    return tuple(
-        f"{BEHAVIOURS[kind]} ({own[kind]:.0%} of their events, {everybody[kind]:.0%} of all)"
-        for kind in order
-        if own[kind] - everybody[kind] >= _TELLING
-    )
+    names = _behaviours(table)
+    numbers = table.numbers(names)
+    known = np.where(np.isnan(numbers), np.nanmean(numbers, axis=0), numbers)
+    everybody, spread = known.mean(0), known.std(0)
+    own = known[rows].mean(0)
+    above = (own - everybody) / np.maximum(spread, 1e-9)
+    order = np.argsort(-above, kind="stable")[:most]
+    return tuple(f"{names[one]} ({own[one]:.2f}, all {everybody[one]:.2f})" for one in order if above[one] >= _TELLING)
 
 
 def _tags(facts: Mapping[str, object]) -> tuple[str, ...]:
