@@ -47,7 +47,7 @@ def public_catalogue() -> PublicCatalogue:
     return PublicCatalogue(
         Catalogue(
             items=tuple(f"i{number}" for number in range(1, items + 1)),
-            titles=("",) * items,
+            titles=("", *(f"The title of item {number}" for number in range(2, items + 1))),
             categories=("a", "b", "c"),
             category_matrix=held.categories[1:].numpy(),
             texts=("",) * items,

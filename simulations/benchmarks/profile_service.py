@@ -50,7 +50,7 @@ from silhouette_client.serving import profile_pb2 as pb
 from silhouette_client.serving import profile_pb2_grpc as pb_grpc
 from silhouette_client.serving.access import Access, Grant
 from silhouette_client.serving.grpc_server import Tls, serving
-from silhouette_client.serving.service import Role, Service
+from silhouette_client.serving.service import Role
 
 if TYPE_CHECKING:  # brings torch along, which only the service needs
     from silhouette_client.profiles.node_model import NodeModel
@@ -128,23 +128,31 @@ def made_up_model() -> NodeModel:
     return NodeModel("benchmark", "benchmark:1", encoder.eval(), Words(items, items, (), {"gender": ("F", "M")}))
 
 
+class OneModel:
+    """A node's promoted model that never changes."""
+
+    def stamp(self) -> tuple[int, ...]:
+        """Always the same."""
+        return (1,)
+
+    def load(self) -> NodeModel:
+        """The encoder of full size."""
+        return made_up_model()
+
+
 def serve(home: Path, tls: Tls, ports: Queue[int], stop: Signal) -> None:
     """The service as a process, until it is stopped."""
-    from silhouette_client.live.updater import Keeper, LiveUpdater
+    from silhouette_client.live.keeper import Keeper
 
-    model = made_up_model()
     roles = frozenset({Role.tags, Role.vectors, Role.write})
     access = Access({"load": Grant(roles=roles, requests_per_second=1e6)})
-    with Vault.open(home) as vault:
-        updater = LiveUpdater.open(home, vault, model)
-        with (
-            Keeper(updater),
-            serving(
-                Service(vault, updater), vault, log=home / LOG_NAME, access=access, address="localhost:0", tls=tls
-            ) as port,
-        ):
-            ports.put(port)
-            stop.wait()
+    with (
+        Vault.open(home) as vault,
+        Keeper(home, vault, OneModel()) as keeper,
+        serving(keeper.service, vault, log=home / LOG_NAME, access=access, address="localhost:0", tls=tls) as port,
+    ):
+        ports.put(port)
+        stop.wait()
 
 
 class Clients:

@@ -15,9 +15,6 @@ from silhouette_shared.cli import Format, FormatOption, HomeOption, console, emi
 from silhouette_shared.errors import UsageError
 
 if TYPE_CHECKING:
-    from contextlib import ExitStack
-
-    from silhouette_client.live.updater import LiveUpdater
     from silhouette_client.profiles.record import ProfileRecord
     from silhouette_client.profiles.vault import Vault
     from silhouette_client.serving.access import Access
@@ -135,20 +132,19 @@ def _of_run(run: Path, partner: str | None) -> Callable[[Vault], dict[str, Any]]
 def _of_node(home: Path, count: int, purpose: str, everybody: bool) -> Callable[[Vault], dict[str, Any]]:
     import torch
 
-    from silhouette_client.profiles.building import build_held, held_people, with_parts
+    from silhouette_client.profiles.building import build_node
     from silhouette_client.profiles.node_model import promoted_model
 
     model = promoted_model(home, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
     def build(vault: Vault) -> dict[str, Any]:
-        held = held_people(home, vault, model, purpose)
-        complete, learnt = with_parts(home, model, held, again=everybody)
-        done = build_held(
+        done = build_node(
+            home,
             vault,
-            complete,
-            held,
+            model,
             who(),
-            everybody=everybody or learnt,
+            purpose=purpose,
+            everybody=everybody,
             count=count,
             progress=lambda part, whole: console.print(f"{part} of {whole} profiles", highlight=False),
         )
@@ -174,8 +170,9 @@ def show_command(
     record = _record(silhouette_home(home), user, "show", passphrase_file)
     if page is not None:
         from silhouette_client.audit.signing import write_result
+        from silhouette_client.profiles.page import page as drawn
 
-        write_result(page, answers.page(user, record))
+        write_result(page, drawn(user, record))
         page.chmod(0o600)
         console.print(f"written to {page}")
     elif output is Format.json:
@@ -359,34 +356,25 @@ def serve_command(
     model, pushed events change histories and profiles at once, and it is noted what was recommended.
     """
     import signal
-    from contextlib import ExitStack
+
+    import torch
 
     from silhouette_client.hardening import protect_process
-    from silhouette_client.ingest.removal import remove_people
+    from silhouette_client.live.keeper import Keeper
     from silhouette_client.profiles.audit_log import LOG_NAME
-    from silhouette_client.profiles.vault import hold
-    from silhouette_client.segments.index import StoredSegments
+    from silhouette_client.profiles.node_model import HeldModel
     from silhouette_client.serving.grpc_server import SOCKET_NAME, serving
-    from silhouette_client.serving.service import Service
 
     place = silhouette_home(home)
     access, credentials = _access(place), _tls(tls)
     protect_process()
-    with ExitStack() as stack:
-        stack.enter_context(hold(place, exclusive=False))
-        vault = stack.enter_context(open_vault(place, passphrase_file))
-        updater = _updater(place, vault, stack)
-        path = socket or place / SOCKET_NAME
-        stop = threading.Event()
+    path, stop = socket or place / SOCKET_NAME, threading.Event()
+    models = HeldModel(place, torch.device("cpu"))
+    with open_vault(place, passphrase_file) as vault, Keeper(place, vault, models) as keeper:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         with serving(
-            Service(
-                vault,
-                updater,
-                StoredSegments(vault.segments(who())),
-                forget=updater.forget if updater else lambda user: remove_people(place, {user}),
-            ),
+            keeper.service,
             vault,
             log=place / LOG_NAME,
             access=access,
@@ -396,7 +384,7 @@ def serve_command(
             reflection=reflection,
         ) as port:
             where = f"{path}" + (f" and port {port}" if port else "")
-            live = "" if updater else "; no promoted model here, so no events are taken"
+            live = "" if keeper.takes_events else "; no promoted model here yet, so no events are taken"
             console.print(f"answering on {where}{live}", highlight=False, soft_wrap=True)
             stop.wait()
     console.print("stopped")
@@ -414,13 +402,15 @@ def recommend_command(
     output: FormatOption = Format.text,
 ) -> None:
     """Show the best items that a person has not seen, best first."""
+    from silhouette_client.profiles.answers import called
+
     record = _record(silhouette_home(home), user, "recommend", passphrase_file)
     items = (record.recommendations or ())[:count]
     if output is Format.json:
         emit({"user": user, "model": record.model, "items": [vars(one) for one in items]})
         return
     for place, one in enumerate(items, 1):
-        typer.echo(f"{place:>3} {one.score:8.3f}  {one.title} [{one.item}]")
+        typer.echo(f"{place:>3} {one.score:8.3f}  {called(one)}")
 
 
 def _record(home: Path, user: str, method: str, file: Path | None) -> ProfileRecord:
@@ -431,27 +421,6 @@ def _record(home: Path, user: str, method: str, file: Path | None) -> ProfileRec
     if record is None:
         raise NoProfileError
     return record
-
-
-def _updater(home: Path, vault: Vault, stack: ExitStack) -> LiveUpdater | None:
-    """What takes events where the node holds a promoted model, closed with `stack`; None elsewhere."""
-    from silhouette_client.enrolment.home import NodeHome
-
-    if not NodeHome.of(home).installed:
-        return None
-    from silhouette_client.promoted import held_model
-
-    if held_model(NodeHome.of(home)) is None:
-        return None
-    import torch  # for which no other node should wait
-
-    from silhouette_client.live.updater import Keeper, LiveUpdater
-    from silhouette_client.profiles.node_model import promoted_model
-
-    model = promoted_model(home, torch.device("cpu"))
-    updater = LiveUpdater.open(home, vault, model)
-    stack.enter_context(Keeper(updater))
-    return updater
 
 
 def _days(given: list[str]) -> dict[str, int]:

@@ -123,7 +123,7 @@ class Journal:
             UnavailableError: If it cannot be used, or a newer version wrote it.
         """
         folder = home / FOLDER
-        if not (folder / "key").exists():
+        if not ((folder / "key").exists() or (folder / JOURNAL_NAME).exists()):  # a lost key is not made anew
             with writing(home):  # makes folder and key, where nothing was ever taken in
                 pass
         return cls(folder / JOURNAL_NAME, open_key(folder / "key", may_make=False))

@@ -26,7 +26,8 @@ from silhouette_client.profiles.building import PURPOSE, made_records, sources_o
 from silhouette_client.profiles.node_model import NodeModel
 from silhouette_client.profiles.record import ProfileRecord
 from silhouette_client.serving.service import Event, PushOutcome
-from silhouette_shared.errors import SilhouetteError, UsageError
+from silhouette_shared.errors import UsageError
+from silhouette_shared.files import stamp
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.schema import BEHAVIOURS, FIRST_TIME, LAST_TIME
 
@@ -72,7 +73,7 @@ class LiveUpdater:
         model: Makes them.
         journal: Opened.
         people: Everybody's histories.
-        stamp: Of the records that they were read from.
+        read: Stamp of the records that they were read from.
         clock: Seconds since 1970.
     """
 
@@ -83,16 +84,17 @@ class LiveUpdater:
         model: NodeModel,
         journal: Journal,
         people: LivePeople,
-        stamp: tuple[int, ...],
+        read: tuple[int, ...],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._home, self._vault, self._model, self._journal, self._clock = home, vault, model, journal, clock
         self._people = people
-        self._stamp = stamp
+        self._stamp = read
         self._lock = threading.RLock()
         self._since: list[tuple[str, int, Pushed]] | None = None  # what came while histories are read anew
         self._shown: list[Shown] = []
         self._applied: list[int] = []
+        self._behind: set[str] = set()  # whose profile may be of the model before
         self._shown_lock = threading.Lock()
 
     @classmethod
@@ -106,8 +108,8 @@ class LiveUpdater:
         """
         journal = Journal.open(home)
         try:
-            people, stamp = _load(home, vault, model)
-            updater = cls(home, vault, model, journal, people, stamp, clock)
+            people, read = _load(home, vault, model)
+            updater = cls(home, vault, model, journal, people, read, clock)
             updater._recover()
             journal.forget_old(int(clock()))
         except BaseException:
@@ -146,6 +148,7 @@ class LiveUpdater:
         with self._lock:
             applied, self._applied = self._applied, []
         self._journal.set_applied(applied)
+        self._catch_up()
         with self._shown_lock:
             waiting, self._shown = self._shown, []
         out = self._vault.left_out({one.user for one in waiting})
@@ -154,6 +157,7 @@ class LiveUpdater:
     def forget(self, user: str) -> dict[str, int]:
         """Remove a person's events from the records, the journal and this memory; says what went."""
         with self._lock:
+            self._behind.discard(user)
             with self._shown_lock:
                 self._shown = [one for one in self._shown if one.user != user]
             removed = remove_people(self._home, {user})
@@ -162,26 +166,45 @@ class LiveUpdater:
                 self._since = [one for one in self._since if one[0] != user]
         return removed
 
-    def refresh(self) -> bool:
-        """Read the histories again if the records were changed; says whether they were."""
+    def refresh(self, model: NodeModel | None = None) -> bool:
+        """Read the histories again if the records were changed, or for another model; says whether they were.
+
+        With another model, whoever had an event meanwhile gets a profile of it at the next `flush`: a build that runs
+        beside this one may have written theirs before a push put the model before in its place.
+
+        Args:
+            model: Makes profiles from now on; the one before if None.
+
+        Raises:
+            SilhouetteError: If records or journal cannot be used; model and histories stay as they are.
+        """
+        chosen = self._model if model is None else model
         with self._lock:
-            stamp = _stamp(self._home)
-            if stamp == self._stamp:
+            if chosen is self._model and stamp(_manifest(self._home)) == self._stamp:
                 return False
             self._since = []
         try:
-            people, stamp = _load(self._home, self._vault, self._model)  # without the lock: pushes go on
+            people, read = _load(self._home, self._vault, chosen)  # without the lock: pushes go on
             with self._lock:
                 for user, identity, event in self._since or ():
                     if not people.knows(identity):
                         if people.may_use(user) and people.in_catalogue(event.item):
                             people.set(user, people.with_new(user, [event]))
                         people.note([identity])
-                self._people, self._stamp = people, stamp
+                if chosen is not self._model:
+                    self._behind |= {user for user, _, _ in self._since or ()}
+                self._people, self._stamp, self._model = people, read, chosen
         finally:
             with self._lock:
                 self._since = None
         return True
+
+    def _catch_up(self) -> None:
+        """Write the profiles that a change of the model left behind."""
+        with self._lock:
+            if self._behind:
+                self._remake(sorted(self._behind))
+                self._behind.clear()
 
     def _take(self, kept: Sequence[tuple[str, Pushed]], left_out: int, who: str) -> PushOutcome:
         rows = [event for _, event in kept]
@@ -223,17 +246,17 @@ class LiveUpdater:
         if not by_user:
             return 0
         histories = [self._people.with_new(user, own) for user, own in by_user.items()]
-        written = self._put(list(by_user), histories, who)
+        written = self._put(list(by_user), histories, who, "PushEvents")
         for user, history in zip(by_user, histories, strict=True):
             self._people.set(user, history)
         return written
 
-    def _put(self, users: Sequence[str], histories: Sequence[Histories], who: str) -> int:
+    def _put(self, users: Sequence[str], histories: Sequence[Histories], who: str, method: str) -> int:
         """Make and write profiles; the store notes from what, so that the next `profile build` leaves them."""
         together = joined(histories)
         records = made_records(self._model, together, min(RECOMMENDED, len(self._model.words.items)))
         sources = dict(zip(users, sources_of(together), strict=True))
-        return self._vault.put_many(zip(users, records, strict=True), who, "PushEvents", sources)[0]
+        return self._vault.put_many(zip(users, records, strict=True), who, method, sources)[0]
 
     def _recover(self) -> None:
         """Profiles of people with events that were written down and not followed by one."""
@@ -242,60 +265,27 @@ class LiveUpdater:
             return
         people = {person for _, person in waiting}
         users = [user for user in self._people.users() if self._journal.name_of(user) in people]
+        self._remake(users)
+        self._journal.set_applied([number for number, _ in waiting])
+        _LOG.info("%d pushed events had no profile yet; %d people have theirs now", len(waiting), len(users))
+
+    def _remake(self, users: Sequence[str]) -> None:
         for start in range(0, len(users), _REBUILT_AT_ONCE):
             part = users[start : start + _REBUILT_AT_ONCE]
             found = [(user, history) for user in part if (history := self._people.history(user)) is not None]
             if found:
-                self._put([user for user, _ in found], [history for _, history in found], "service")
-        self._journal.set_applied([number for number, _ in waiting])
-        _LOG.info("%d pushed events had no profile yet; %d people have theirs now", len(waiting), len(users))
-
-
-class Keeper:
-    """Flushes and refreshes an updater from a thread of its own until it is stopped.
-
-    Args:
-        updater: Kept.
-        seconds: Between two rounds.
-    """
-
-    def __init__(self, updater: LiveUpdater, seconds: float = 1.0) -> None:
-        self._updater, self._seconds = updater, seconds
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="live-keeper", daemon=True)
-
-    def __enter__(self) -> Keeper:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._updater.close()
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._seconds):
-            try:
-                self._updater.flush()
-                self._updater.refresh()
-            except SilhouetteError as error:  # the next round tries again; pushes and answers say it by themselves
-                _LOG.error("live events: %s", error)
+                self._put([user for user, _ in found], [history for _, history in found], "service", "build")
 
 
 def _load(home: Path, vault: Profiles, model: NodeModel) -> tuple[LivePeople, tuple[int, ...]]:
     """Everybody's histories, and the stamp of the records from which they are or which are newer."""
     absorb_if_free(home)
-    stamp = _stamp(home)
-    return LivePeople.load(home, model.numbers, model.words.attributes, PURPOSE, vault.excluded()), stamp
+    read = stamp(_manifest(home))
+    return LivePeople.load(home, model.numbers, model.words.attributes, PURPOSE, vault.excluded()), read
 
 
-def _stamp(home: Path) -> tuple[int, ...]:
-    """Changes whenever the records are replaced."""
-    try:
-        state = (home / FOLDER / "manifest.json").stat()
-    except FileNotFoundError:
-        return ()
-    return state.st_ino, state.st_size, state.st_mtime_ns
+def _manifest(home: Path) -> Path:
+    return home / FOLDER / "manifest.json"  # replaced whenever the records are
 
 
 def _canonical(event: Event) -> Pushed:

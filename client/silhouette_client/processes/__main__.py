@@ -1,4 +1,7 @@
-"""What the supervisor starts: `python -m silhouette_client.processes connector|agent --home HOME`."""
+"""What the supervisor starts: `python -m silhouette_client.processes connector|agent --home HOME`.
+
+The agent starts the third, `profiles`, which builds profiles with a newly promoted model and ends.
+"""
 
 import asyncio
 import sys
@@ -38,6 +41,7 @@ def _agent(home: Path) -> None:
     from silhouette_client.numbers import CountedNode, LedgerCollector, told
     from silhouette_client.offers import Node, node_app
     from silhouette_client.outbox import OUTBOX_NAME, Outbox
+    from silhouette_client.processes.builds import Builder
     from silhouette_shared.allocator import keep_freed_memory
 
     stop = end_on_signals()
@@ -47,6 +51,7 @@ def _agent(home: Path) -> None:
         numbers.register(LedgerCollector(node.ledger))
         if places.metrics is not None:
             serving.enter_context(told(numbers, places.metrics))
+        serving.enter_context(Builder(home, places.work))
         Executor(
             address,
             places.secret.read_bytes(),
@@ -57,5 +62,18 @@ def _agent(home: Path) -> None:
         ).serve(stop)
 
 
+def _profiles(home: Path) -> None:
+    from silhouette_client.hardening import protect_process
+    from silhouette_client.processes.builds import build_all
+
+    protect_process()
+    build_all(home)
+
+
+def main() -> int:
+    """Run the process that the command line names; its exit code."""
+    return run_role("silhouette_client.processes", {"connector": _connector, "agent": _agent, "profiles": _profiles})
+
+
 if __name__ == "__main__":
-    sys.exit(run_role("silhouette_client.processes", {"connector": _connector, "agent": _agent}))
+    sys.exit(main())

@@ -89,6 +89,37 @@ def with_parts(home: Path, model: NodeModel, held: Held, *, again: bool) -> tupl
     return replace(model, local=parts), True
 
 
+def build_node(
+    home: Path,
+    vault: Vault,
+    model: NodeModel,
+    who: str,
+    *,
+    purpose: str = PURPOSE,
+    everybody: bool = False,
+    count: int = 50,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Built:
+    """Profiles of everybody at a node who may be profiled, after learning what this node lacks for its model.
+
+    Args:
+        home: In which `node/` lies.
+        vault: Its opened vault.
+        model: The promoted one.
+        who: For the audit log.
+        purpose: Who consented to it is profiled.
+        everybody: Learn and write anew also what nothing changed for.
+        count: Recommendations a person.
+        progress: Called with the people done and all of them.
+
+    Raises:
+        SilhouetteError: As `held_people` and the vault say.
+    """
+    held = held_people(home, vault, model, purpose)
+    complete, learnt = with_parts(home, model, held, again=everybody)
+    return build_held(vault, complete, held, who, everybody=everybody or learnt, count=count, progress=progress)
+
+
 def build_held(
     vault: Vault,
     model: NodeModel,

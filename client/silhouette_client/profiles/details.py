@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from silhouette_client.profiles.build import ProfileBatch
+from silhouette_client.profiles.definitions import TRAITS
 from silhouette_client.profiles.explain import attention_over_events
 from silhouette_client.profiles.record import (
     Evidence,
@@ -23,7 +24,7 @@ from silhouette_client.profiles.record import (
     Trait,
 )
 from silhouette_client.profiles.tags import chance_of_fewer
-from silhouette_client.profiles.traits import TRAITS, trait_scores
+from silhouette_client.profiles.traits import trait_scores
 from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.histories import UNKNOWN, Histories
 from silhouette_shared.schema import BEHAVIOURS
@@ -158,7 +159,7 @@ def records_of(
                 },
                 tags=tuple(words.categories[tag] for tag in kept),
                 recommendations=tuple(
-                    Recommended(words.items[item - 1], words.titles[item - 1], score)
+                    Recommended(words.items[item - 1], words.title(item), score)
                     for item, score in zip(listed[row], scores[row], strict=True)
                     if item  # 0 where the person has seen nearly everything
                 ),

@@ -26,12 +26,14 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
+from silhouette_client.profiles.credential import CREDENTIAL, credential
 from silhouette_shared.cli import is_full_disk
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
 from silhouette_shared.files import write_atomically
 
 KEYS_NAME = "profiles.key"
 """In a node's home, beside `profiles.sqlite`; back it up elsewhere than the store."""
+
 
 PROTECTORS = "silhouette.protectors"
 """Entry-point group: name -> a callable that takes the settings in the file and gives a `Protector`."""
@@ -279,7 +281,7 @@ def read_keyring(
 
     Args:
         path: Of the file.
-        passphrase: Asked for it if the file needs one.
+        passphrase: Asked for it if the file needs one; None takes the credential of the service manager.
         protector: Used instead of the one that the file names.
 
     Raises:
@@ -308,15 +310,22 @@ def read_keyring(
     return keyring, protector
 
 
+def protection_of(path: Path) -> str:
+    """How a key file names its protection; opens nothing. Errors as `read_keyring`."""
+    return str(_read(path)["protection"])
+
+
 def _protector(path: Path, kind: str, settings: Mapping[str, Any], passphrase: Callable[[], str] | None) -> Protector:
     if kind == KeyFile.kind:
         return KeyFile()
     if kind == Passphrase.kind:
-        if passphrase is None:
+        given = credential() if passphrase is None else passphrase()
+        if given is None:
             raise UnavailableError(
-                f"{path}: expected a passphrase, got none; give it at the terminal or with --passphrase-file"
+                f"{path}: expected a passphrase, got none; give it at the terminal or with --passphrase-file, and to "
+                f"a service as the systemd credential {CREDENTIAL}"
             )
-        return Passphrase(passphrase(), settings)
+        return Passphrase(given, settings)
     try:
         return installed_protector(kind, settings)
     except UsageError:

@@ -11,10 +11,11 @@ from silhouette_client.enrolment.home import NodeHome
 from silhouette_client.offers.run_folder import AgreedRun, read_run
 from silhouette_client.profiles.details import Words
 from silhouette_client.profiles.local_parts import LocalParts, pack_parts, unpack_parts
-from silhouette_client.promoted import held_model
+from silhouette_client.promoted import held_model, held_stamp
 from silhouette_shared.cards import Accepted
 from silhouette_shared.cards.content import unpack_model
 from silhouette_shared.errors import IntegrityError, UsageError
+from silhouette_shared.files import stamp
 from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.vector import Layout, write_vector
 from silhouette_shared.private_files import read_private, replace
@@ -42,6 +43,28 @@ class NodeModel:
     def numbers(self) -> dict[str, int]:
         """Number of each item, from 1."""
         return {item: number for number, item in enumerate(self.words.items, start=1)}
+
+
+class HeldModel:
+    """The promoted model of a node for whoever runs for long: what it is now, and whether it is another than before.
+
+    Args:
+        home: In which `node/` lies.
+        device: Where the encoder is to run.
+    """
+
+    def __init__(self, home: Path, device: torch.device) -> None:
+        self._home, self._device = home, device
+
+    def stamp(self) -> tuple[int, ...]:
+        """Changes with the model and with what the node learnt on it; empty if there is no model. Reads neither."""
+        node = NodeHome.of(self._home)
+        held = held_stamp(node) if node.installed else ()
+        return held + stamp(_parts_path(self._home)) if held else ()
+
+    def load(self) -> NodeModel:
+        """Read it; errors as `promoted_model`."""
+        return promoted_model(self._home, self._device)
 
 
 def promoted_model(home: Path, device: torch.device) -> NodeModel:

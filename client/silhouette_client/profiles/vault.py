@@ -10,7 +10,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -99,10 +99,12 @@ class Vault:
         store: Opened.
         log: Opened.
         keyring: Of both.
+        held: Left when this is closed; keeps a rotation away meanwhile.
     """
 
-    def __init__(self, store: ProfileStore, log: AuditLog, keyring: Keyring) -> None:
+    def __init__(self, store: ProfileStore, log: AuditLog, keyring: Keyring, held: ExitStack | None = None) -> None:
         self._store, self._log, self._keyring = store, log, keyring
+        self._held = ExitStack() if held is None else held
 
     @classmethod
     def open(
@@ -128,6 +130,20 @@ class Vault:
             IntegrityError: If one of the three is damaged or missing.
             UnavailableError: If one cannot be used.
         """
+        with ExitStack() as stack:
+            if make is not None or (home / KEYS_NAME).exists():
+                stack.enter_context(hold(home, exclusive=False))
+            store, log, keyring = cls._parts(home, passphrase, make, retention, clock)
+            return cls(store, log, keyring, stack.pop_all())
+
+    @staticmethod
+    def _parts(
+        home: Path,
+        passphrase: Passphrase | None,
+        make: Protector | None,
+        retention: Retention,
+        clock: Callable[[], float],
+    ) -> tuple[ProfileStore, AuditLog, Keyring]:
         store_path, keys_path = home / STORE_NAME, home / KEYS_NAME
         if not store_path.exists() and not keys_path.exists():
             if make is None:
@@ -147,7 +163,7 @@ class Vault:
         except BaseException:
             log.close()
             raise
-        return cls(store, log, keyring)
+        return store, log, keyring
 
     def __enter__(self) -> Self:
         return self
@@ -161,6 +177,7 @@ class Vault:
         """Close both."""
         self._store.close()
         self._log.close()
+        self._held.close()
 
     def pseudonym(self, user: str) -> bytes:
         """The HMAC of a user in this store, 32 bytes."""
@@ -236,6 +253,10 @@ class Vault:
         """All segments, by name."""
         self._log.record([Access(who, "segments", b"")])
         return self._store.segments()
+
+    def segment_stamp(self) -> frozenset[bytes]:
+        """Changes whenever a segment is written or removed; opens none, so the log has no entry."""
+        return self._store.segment_stamp()
 
     def segments_of(self, user: str, who: str) -> list[str]:
         """Names of the segments that a person is in."""
@@ -365,7 +386,7 @@ def _alone(home: Path) -> Iterator[None]:
 
 @contextmanager
 def hold(home: Path, *, exclusive: bool) -> Iterator[None]:
-    """Hold a node's keys: a service shares them, a rotation has them alone.
+    """Hold a node's keys: whoever reads or writes profiles shares them, a rotation has them alone.
 
     Raises:
         UsageError: If somebody else holds them.

@@ -43,6 +43,11 @@ class SegmentRows(ABC):
             rows = connection.execute("SELECT segment, version, key_id, wrapped, sealed FROM segments").fetchall()
         return sorted((self._open(*row) for row in rows), key=lambda one: one.name)
 
+    def segment_stamp(self) -> frozenset[bytes]:
+        """Changes whenever a segment is written or removed; opens none."""
+        with self._reading() as connection:
+            return frozenset(wrapped for (wrapped,) in connection.execute("SELECT wrapped FROM segments"))
+
     def drop_segment(self, name: str) -> bool:
         """Remove a segment and its key; says whether it was there."""
         with self._writing() as connection:

@@ -141,6 +141,14 @@ class Service:
     ) -> None:
         self._records, self._updater, self._segments, self._forget = records, updater, segments, forget
 
+    def take_events_by(self, updater: Updater) -> None:
+        """Take events from now on, where there was no model when the service started."""
+        self._updater = updater
+
+    def follow_segments(self, segments: SegmentIndex) -> None:
+        """Answer with other segments from now on."""
+        self._segments = segments
+
     def profile(self, user: str, who: str, roles: Collection[Role]) -> ProfileRecord:
         """The fields of a profile that the roles may see.
 
@@ -221,8 +229,8 @@ class Service:
             _check_user(event.user)
         if self._updater is None:
             raise NotReadyError(
-                "expected a promoted model at this node, found none; take one with `silhouette node take` and start "
-                "the service again"
+                "expected a promoted model at this node, found none; take one with `silhouette node take`, then push "
+                "again"
             )
         return self._updater.push(events, who)
 
