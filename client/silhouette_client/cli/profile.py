@@ -191,7 +191,7 @@ def explain_command(
 
     The weight of every dimension, heaviest first; why each tag is there; and the attention that the latest events take.
     """
-    from silhouette_client.profiles.answers import because, document, reasons, when
+    from silhouette_client.profiles.answers import because, document, reasons, told, when
 
     record = _record(silhouette_home(home), user, "explain", passphrase_file)
     parts = reasons(record)
@@ -207,7 +207,7 @@ def explain_command(
             }
         )
         return
-    for part in parts:
+    for part in told(record):
         typer.echo(f"{part['share']:6.1%}  {part['dimension']:<13}{part['meaning']}")
     typer.echo(f"tags    {', '.join(record.tags or ()) or 'none'}")
     if record.evidence is not None:
@@ -401,13 +401,15 @@ def recommend_command(
     output: FormatOption = Format.text,
 ) -> None:
     """Show the best items that a person has not seen, best first."""
+    from silhouette_client.profiles.answers import named
+
     record = _record(silhouette_home(home), user, "recommend", passphrase_file)
     items = (record.recommendations or ())[:count]
     if output is Format.json:
         emit({"user": user, "model": record.model, "items": [vars(one) for one in items]})
         return
     for place, one in enumerate(items, 1):
-        typer.echo(f"{place:>3} {one.score:8.3f}  {one.title} [{one.item}]")
+        typer.echo(f"{place:>3} {one.score:8.3f}  {named(one)}")
 
 
 def _record(home: Path, user: str, method: str, file: Path | None) -> ProfileRecord:

@@ -6,7 +6,7 @@ import html
 from datetime import UTC, datetime
 from typing import Any
 
-from silhouette_client.profiles.record import Evidence, ProfileRecord, RecentEvent, TagEvidence
+from silhouette_client.profiles.record import Evidence, ProfileRecord, RecentEvent, Recommended, TagEvidence
 
 _DIMENSIONS = {
     "activity": "how much and how often the person does anything",
@@ -19,6 +19,9 @@ _DIMENSIONS = {
     "content": "what the items' descriptions have in common",
     "social": "whom the person is linked with",
 }
+
+
+_LEAST_SHARE = 0.0005  # 0.1 % in what is shown
 
 
 def document(record: ProfileRecord) -> dict[str, Any]:
@@ -52,17 +55,27 @@ def reasons(record: ProfileRecord) -> list[dict[str, Any]]:
     return [{"dimension": name, "share": share, "meaning": _DIMENSIONS.get(name, "")} for name, share in weights]
 
 
+def told(record: ProfileRecord) -> list[dict[str, Any]]:
+    """The reasons that say anything: a dimension that the person has nothing in weighs nothing."""
+    return [one for one in reasons(record) if one["share"] >= _LEAST_SHARE]
+
+
+def named(item: Recommended) -> str:
+    """An item by title and id, or by its id where the catalogue has no title."""
+    return f"{item.title} [{item.item}]" if item.title not in ("", item.item) else item.item
+
+
 def lines(record: ProfileRecord) -> list[str]:
-    """A profile to read."""
+    """A profile to read; dimensions of which the person's record says nothing are left out."""
     out = [f"model    {record.model}"]
-    out += [f"rests on {one['share']:6.1%} {one['dimension']:<13}{one['meaning']}" for one in reasons(record)]
+    out += [f"rests on {one['share']:6.1%} {one['dimension']:<13}{one['meaning']}" for one in told(record)]
     out += [f"trait    {name}: {trait.value} ({trait.confidence:.0%})" for name, trait in (record.traits or {}).items()]
     if record.tags:
         out.append(f"tags     {', '.join(record.tags)}")
     if record.evidence is not None:
         out += [f"because  {because(tag)}" for tag in record.evidence.tags]
     out += [
-        f"item     {place:>2} {one.score:8.3f}  {one.title} [{one.item}]"
+        f"item     {place:>2} {one.score:8.3f}  {named(one)}"
         for place, one in enumerate(record.recommendations or (), 1)
     ]
     return out
@@ -86,15 +99,15 @@ def page(user: str, record: ProfileRecord) -> str:
     bars = "".join(
         f"<tr><td>{_(one['dimension'])}</td><td><meter min=0 max=1 value={one['share']:.4f}></meter></td>"
         f"<td>{one['share']:.1%}</td><td>{_(one['meaning'])}</td></tr>"
-        for one in reasons(record)
+        for one in told(record)
     )
     traits = "".join(
         f"<tr><td>{_(name)}</td><td>{_(trait.value)}</td><td>{trait.confidence:.0%}</td></tr>"
         for name, trait in (record.traits or {}).items()
     )
     evidence = record.evidence or Evidence((), ())
-    told = {tag.tag: because(tag) for tag in evidence.tags}
-    tags = "".join(f"<li>{_(told.get(tag, tag))}</li>" for tag in record.tags or ())
+    reason = {tag.tag: because(tag) for tag in evidence.tags}
+    tags = "".join(f"<li>{_(reason.get(tag, tag))}</li>" for tag in record.tags or ())
     largest = max((event.attention for event in evidence.events), default=0.0) or 1.0
     events = "".join(
         f"<tr><td>{_(when(event))}</td><td>{_(event.title)}</td><td>{_(event.behaviour)}</td>"

@@ -123,7 +123,7 @@ def _add_rfm(facts: list[dict[str, Value]]) -> None:
         "rfm.frequency": [_number(one.get("count.purchase" if bought else "events")) for one in facts],
         "rfm.monetary": [_number(one.get("spent", 0.0 if bought and "events" in one else None)) for one in facts],
     }
-    if not bought:
+    if not any("spent" in one for one in facts):  # bought nothing, or at prices that nobody wrote down
         del columns["rfm.monetary"]
     for name, values in columns.items():
         known = np.array([value for value in values if value is not None])
