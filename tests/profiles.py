@@ -37,6 +37,7 @@ def profile(number: int = 0, model: str = "model-1", width: int = 8) -> ProfileR
         ),
         user=f"user {number}",
         items=(f"item-{number}", "item-x"),
+        tastes=np.linspace(-1, 1, 6, dtype=np.float32) * number,
     )
 
 
@@ -58,7 +59,7 @@ def same(one: ProfileRecord | None, other: ProfileRecord | None) -> bool:
     """Whether two records hold the same; vectors bit by bit."""
     if one is None or other is None:
         return one is other
-    vectors = [None if r.vector is None else r.vector.tobytes() for r in (one, other)]
+    vectors = [[None if v is None else v.tobytes() for v in (r.vector, r.tastes)] for r in (one, other)]
     return vectors[0] == vectors[1] and all(
         getattr(one, name) == getattr(other, name)
         for name in ("model", "weights", "traits", "tags", "recommendations", "facts", "evidence", "items")

@@ -192,18 +192,18 @@ class Executor:
                 return newer
             message, context, fab = fetch.result()
             fetched = time.monotonic()
-            self._heart.beat(_LONGEST_ANSWER)
-            reply = self._reply(message, context, fab)
-            if not reply.has_error():
-                status, details = SubStatus.COMPLETED, ""
-            answered = time.monotonic()
-            try:
-                self._outbox(reply)
-            except SilhouetteError as error:
-                _LOG.error("%s answered, but it cannot be written down: %s", message.metadata.message_type, error)
-                status, details = SubStatus.FAILED, "the answer could not be written down, so it was not sent"
-                return None
-            push_message(client, reply, context)
+            with self._heart.beating(_LONGEST_ANSWER):
+                reply = self._reply(message, context, fab)
+                answered = time.monotonic()
+                try:
+                    self._outbox(reply)
+                except SilhouetteError as error:
+                    _LOG.error("%s answered, but it cannot be written down: %s", message.metadata.message_type, error)
+                    details = "the answer could not be written down, so it was not sent"
+                    return None
+                if not reply.has_error():
+                    status, details = SubStatus.COMPLETED, ""
+                push_message(client, reply, context)
             _LOG.info(
                 "%s answered: fetched in %.2f s, worked for %.2f s, sent in %.2f s",
                 message.metadata.message_type,

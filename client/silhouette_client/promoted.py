@@ -17,7 +17,7 @@ from silhouette_shared.cards import Accepted, Alias, accept_alias, accept_card, 
 from silhouette_shared.enrolment.documents import Succession
 from silhouette_shared.enrolment.refusals import CodedRefusalError
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
-from silhouette_shared.files import write_atomically
+from silhouette_shared.files import stamp, write_atomically
 
 _BYTES_A_PARAMETER = 5  # float32, and what safetensors writes before them
 
@@ -122,11 +122,7 @@ def held_model(home: NodeHome) -> Accepted | None:
 
 def held_stamp(home: NodeHome) -> tuple[int, ...]:
     """Changes whenever another promoted model is taken; empty if none was. Reads no model."""
-    try:
-        state = (_folder(home) / ALIAS).stat()
-    except FileNotFoundError:
-        return ()
-    return state.st_ino, state.st_size, state.st_mtime_ns
+    return stamp(_folder(home) / ALIAS)
 
 
 def held_number(home: NodeHome) -> int:

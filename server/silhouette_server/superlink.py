@@ -7,15 +7,15 @@ Flower's is here no more than a line to the nodes. Whoever goes on with a run of
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from flwr.app import Message
+from flwr.app import Error, Message
 from flwr.cli.build import build_fab_from_files
-from flwr.common.constant import SubStatus
+from flwr.common.constant import ErrorCode, SubStatus
 from flwr.common.serde import fab_to_proto, run_from_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -52,6 +52,8 @@ FLOWER_VERSION = "1.41.0"
 """The version whose insides this file knows."""
 
 POLL_SECONDS = 0.2
+
+_LOOK_SECONDS = 2.0  # between two looks whether a node that is waited for was let in again
 
 
 class LineLostError(UnavailableError):
@@ -117,6 +119,11 @@ class Superlink:
             found = self._control.ListNodes(ListNodesRequest()).nodes_info
         return {bytes(node.public_key): (node.node_id, node.status == "online") for node in found}
 
+    def _let_in(self) -> dict[int, str]:
+        """When each node was last let in, by number; a sign of life alone does not change it."""
+        found = self._control.ListNodes(ListNodesRequest()).nodes_info
+        return {node.node_id: node.last_activated_at for node in found}
+
     @contextmanager
     def line(self) -> Iterator["PollingGrid"]:
         """A grid to the nodes, good for as long as this process lives and the SuperLink knows of it.
@@ -130,6 +137,7 @@ class Superlink:
             self._drop_pending()
             started = self._control.StartRun(StartRunRequest(fab=fab_to_proto(fab), federation=NOOP_FEDERATION_ID))
             grid = self._take(started.run_id)
+        grid.let_in = self._let_in
         client = grid._runtime_client  # noqa: SLF001 - Flower gives no other way to it
         alive = HeartbeatSender(_beat_of(client))
         alive.start()
@@ -191,6 +199,9 @@ class PollingGrid(HttpGrid):
     on_wait: Callable[[], None] = staticmethod(lambda: None)
     """Called between two questions: for signs of life, and to stop by raising."""
 
+    let_in: Callable[[], Mapping[int, str]] = staticmethod(dict)
+    """When each node was last let in; asked before messages are sent, then every two seconds."""
+
     def get_node_ids(self) -> Iterable[int]:
         """The numbers of the nodes that are connected; LineLostError if the SuperLink does not say."""
         self.on_wait()
@@ -203,24 +214,60 @@ class PollingGrid(HttpGrid):
         Raises:
             LineLostError: If the SuperLink does not know of this grid any more.
         """
-        sent = list(messages)
-        until = None if timeout is None else time.monotonic() + timeout
+        sent, began, fetching = list(messages), time.monotonic(), 0.0
+        until = None if timeout is None else began + timeout
         with _said_plainly():
-            asked = dict(zip(self.push_messages(sent), (one.metadata.dst_node_id for one in sent), strict=True))
+            before = self.let_in()
+            asked = dict(zip(self.push_messages(sent), sent, strict=True))
+            handed = looked = time.monotonic()
             answers: list[Message] = []
             while asked and (until is None or time.monotonic() < until):
+                question = time.monotonic()
                 found = list(self.pull_messages(set(asked)))
                 for answer in found:
-                    node = asked.pop(answer.metadata.reply_to_message_id, None)
-                    if node is not None and answer.has_error():
+                    message = asked.pop(answer.metadata.reply_to_message_id, None)
+                    if message is None:
+                        continue
+                    if answer.has_error():
                         # An error that the SuperLink makes up for a lost node has the SuperLink's own number.
-                        answer.metadata.__dict__["_src_node_id"] = node
-                    if node is not None:
-                        answers.append(answer)
-                if asked and not found:
+                        answer.metadata.__dict__["_src_node_id"] = message.metadata.dst_node_id
+                    answers.append(answer)
+                if found:
+                    fetching += time.monotonic() - question
+                elif asked:
+                    if time.monotonic() - looked >= _LOOK_SECONDS:
+                        looked = time.monotonic()
+                        answers += _lost(asked, before, self.let_in())
                     self.on_wait()
                     time.sleep(POLL_SECONDS)
+        if sent:
+            _LOG.info(
+                "%s: handed to the SuperLink in %.2f s, %d of %d answered after %.2f s, of which fetching took %.2f s",
+                sent[0].metadata.message_type,
+                handed - began,
+                len(answers),
+                len(sent),
+                time.monotonic() - began,
+                fetching,
+            )
         return answers
+
+
+def _lost(asked: dict[str, Message], before: Mapping[int, str], now: Mapping[int, str]) -> list[Message]:
+    """Errors in the name of nodes that were let in again since they were asked; they are taken out of `asked`.
+
+    The SuperLink answers for a node that is gone only while it is gone. One that comes back between two of our
+    questions has forgotten what it was asked, and nobody would say so until the time is up.
+    """
+    gone = {
+        number: message
+        for number, message in asked.items()
+        if now.get(node := message.metadata.dst_node_id) != before.get(node)
+    }
+    for number in gone:
+        del asked[number]
+    reason = "its SuperNode was started again, or was away, before it answered"
+    return [Message(Error(int(ErrorCode.NODE_UNAVAILABLE), reason), reply_to=message) for message in gone.values()]
 
 
 def give_up_unauthorized(invoker: RetryInvoker) -> None:

@@ -34,6 +34,15 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     flush_folder(path.parent)
 
 
+def stamp(path: Path) -> tuple[int, ...]:
+    """What changes whenever a file is replaced or written; empty if there is none. Reads nothing of it."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return ()
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
 def flush_folder(folder: Path) -> None:
     """Make sure that the names in a folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

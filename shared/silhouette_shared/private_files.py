@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
+from silhouette_shared.files import flush_folder
 
 PRIVATE = 0o600
 PUBLIC = 0o644
@@ -51,7 +52,7 @@ def write_new(path: Path, data: bytes, mode: int = PRIVATE) -> None:
             raise UsageError(
                 f"{path}: expected no such file yet, found one; nothing is overwritten: move it away first"
             ) from None
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
 def replace(path: Path, data: bytes, mode: int = PRIVATE) -> None:
@@ -62,7 +63,7 @@ def replace(path: Path, data: bytes, mode: int = PRIVATE) -> None:
     """
     with _draft(path, data, mode) as draft:
         draft.replace(path)
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
 def read_private(path: Path, size: int | None = None) -> bytes:
@@ -150,11 +151,3 @@ def _draft(path: Path, data: bytes, mode: int) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

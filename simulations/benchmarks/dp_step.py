@@ -94,7 +94,9 @@ class Cell:
         ours = engine in ("private", "secure")
         people = min(self.people, PEOPLE_AT_ONCE) if ours else self.people
         positions = people * self.history
-        scores = positions * self.candidates * (1 if ours or engine == "fused" else 3)
+        # Written the ordinary way there are five at the end: the scores, their log-softmax, its gradient, the gradient
+        # before it, and that one again without the padding's column. The fused softmax holds one.
+        scores = positions * self.candidates * (1 if ours or engine == "fused" else 5)
         states = positions * self.width * 70
         tables = 8 * self.items * self.width
         person_gradients = 0

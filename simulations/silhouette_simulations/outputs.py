@@ -15,6 +15,7 @@ from silhouette_client.profiles.build import ProfileBatch, build_profiles
 from silhouette_client.profiles.details import Words, records_of
 from silhouette_client.profiles.heads import in_words, learn_heads
 from silhouette_client.profiles.record import encode_field
+from silhouette_client.profiles.tastes import learn_tastes
 from silhouette_shared.config import Plan, RowName, plan_document
 from silhouette_shared.files import write_atomically
 from silhouette_shared.model.appraisal import Sheet
@@ -365,6 +366,9 @@ def _write_partner(
     where = f"partners/{partner.name}"
     scores = pd.DataFrame(_score_columns(encoder, known, partner.name, seed), index=range(len(partner)))
     rows = pd.concat([pd.concat(profiles, ignore_index=True), scores], axis=1)
+    tastes = learn_tastes(known, len(catalogue.items), seed)
+    if tastes is not None:
+        rows["tastes"] = list(tastes(known))
     folder.write_parquet(f"{where}/profiles.parquet", rows)
     folder.write_parquet(f"{where}/recommendations.parquet", pd.concat(recommendations, ignore_index=True))
     folder.write_parquet(f"{where}/details.parquet", pd.DataFrame(details))

@@ -3,7 +3,8 @@
 Attributes that a linear probe reads in the profiles, explanations that hold, and what eight bits lose.
 
 The profile of a probe is frozen: the vector, the dimension weights and the dimension tokens after the last event, of a
-model that never saw a declared attribute. Only then is a person of the held-out fifth unknown to both.
+model that never saw a declared attribute, and the tastes, which are learnt without labels. Only then is a person of
+the held-out fifth unknown to all of it.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -13,14 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
+from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import Tensor, nn
 
 from silhouette_client.profiles.explain import Faithfulness, faithfulness
+from silhouette_client.profiles.tastes import learn_tastes
 from silhouette_shared.config import Plan
 from silhouette_shared.errors import UsageError
 from silhouette_shared.model.encoder import ProfileEncoder, at_last
@@ -39,7 +42,9 @@ from silhouette_simulations.training import load_encoder
 from silhouette_simulations.world import PartnerData, World
 
 _FOLDS = 5
-_PROFILE_PENALTY = 0.01  # inverse strength, as scikit-learn counts: dense, standardised columns
+_ENCODER_PENALTY = 0.01  # inverse strength, as scikit-learn counts: dense, standardised columns
+_TASTES_PENALTY = 2.0  # rows of about length one
+_ENCODER_LENGTH = 0.6  # of what the encoder says of a person, beside the tastes
 _WORDS_PENALTY = 1.0  # of the TF-IDF row, where it does best on gender
 _PEOPLE_AT_ONCE = 256
 
@@ -48,7 +53,7 @@ _PEOPLE_AT_ONCE = 256
 class ProbeScore:
     """How well a linear probe reads an attribute, each fifth of the people from the other four."""
 
-    source: str  # profile, or tf-idf of the items
+    source: str  # encoder, tastes, profile (both together), or tf-idf of the items
     columns: int
     score: AttributeScore
 
@@ -107,25 +112,36 @@ def profile_features(encoder: ProfileEncoder, histories: Histories) -> Tensor:
 
 
 def probe_attributes(
-    features: Tensor, known: Histories, attributes: dict[str, tuple[str, ...]], items: int, seed: int = 0
+    features: Tensor,
+    tastes: NDArray[np.float32] | None,
+    known: Histories,
+    attributes: dict[str, tuple[str, ...]],
+    items: int,
+    seed: int = 0,
 ) -> tuple[ProbeScore, ...]:
-    """Linear probes of every attribute from the profiles, and beside them from TF-IDF of the items in the same folds.
+    """Linear probes of every attribute from the profiles, of their parts, and of TF-IDF of the items in the same folds.
 
     Args:
         features: Of `profile_features`, shape (U, F).
+        tastes: Of the same people, shape (U, T); None where they are too few for any.
         known: The same people's histories.
         attributes: Classes of each attribute.
         items: Of the catalogue, V.
         seed: Deals people to folds.
     """
-    words = _item_counts(known, items)
+    encoder = features.cpu().double().numpy()
+    sources: list[tuple[str, Any, Pipeline]] = [("encoder", encoder, _probe_of_encoder())]
+    if tastes is not None:
+        both = np.concatenate([encoder, tastes], axis=1)
+        sources += [
+            ("tastes", tastes, make_pipeline(_logistic(_TASTES_PENALTY))),
+            ("profile", both, _probe_of_profiles(encoder.shape[1])),
+        ]
+    sources.append(("tf-idf of the items", _item_counts(known, items), _probe_of_words()))
     found = []
     for column, (name, classes) in enumerate(attributes.items()):
         truth = known.attributes[:, column].cpu() - 1
-        for source, values, model in (
-            ("profile", features.cpu().double().numpy(), _probe_of_profiles()),
-            ("tf-idf of the items", words, _probe_of_words()),
-        ):
+        for source, values, model in sources:
             chances = _held_out(values, truth.numpy(), len(classes), model, seed)
             score = attribute_scores(name, torch.from_numpy(chances), truth)
             found.append(ProbeScore(source, values.shape[1], score))
@@ -181,12 +197,18 @@ def examine(
     known = everybody.known.to(device)
     hits, gain = mean_figures([everybody], [rank_quickly(encoder, everybody, device)])
     source = ReproducibleSource(seed).child("examine")
+    tastes = learn_tastes(everybody.known, world.vocabulary.items, seed)
     chosen = torch.randperm(len(everybody), generator=source.child("people").torch_generator())[:people]
     return Findings(
         hr_at_10=hits,
         ndcg_at_10=gain,
         probes=probe_attributes(
-            profile_features(encoder, known), known, world.attribute_classes, world.vocabulary.items, seed
+            profile_features(encoder, known),
+            None if tastes is None else tastes(everybody.known),
+            known,
+            world.attribute_classes,
+            world.vocabulary.items,
+            seed,
         ),
         faithful=faithfulness(
             encoder, known, chosen.tolist(), generator=source.child("random events").torch_generator()
@@ -200,12 +222,28 @@ def describe(findings: Findings) -> dict[str, Any]:
     return asdict(findings)
 
 
-def _probe_of_profiles() -> Pipeline:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=_PROFILE_PENALTY, max_iter=1000))
+def _logistic(penalty: float) -> LogisticRegression:
+    return LogisticRegression(C=penalty, max_iter=1000)
+
+
+def _probe_of_encoder() -> Pipeline:
+    return make_pipeline(StandardScaler(), _logistic(_ENCODER_PENALTY))
+
+
+def _probe_of_profiles(columns: int) -> Pipeline:
+    """Of what the encoder says, in the first `columns`, brought to the length of the tastes behind it."""
+    scale = _ENCODER_LENGTH / columns**0.5
+    encoder = make_pipeline(StandardScaler(), FunctionTransformer(_scaled, kw_args={"scale": scale}))
+    joined = ColumnTransformer([("encoder", encoder, slice(0, columns))], remainder="passthrough")
+    return make_pipeline(joined, _logistic(_TASTES_PENALTY))
+
+
+def _scaled(values: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    return values * scale
 
 
 def _probe_of_words() -> Pipeline:
-    return make_pipeline(TfidfTransformer(sublinear_tf=True), LogisticRegression(C=_WORDS_PENALTY, max_iter=1000))
+    return make_pipeline(TfidfTransformer(sublinear_tf=True), _logistic(_WORDS_PENALTY))
 
 
 def _held_out(

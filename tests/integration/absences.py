@@ -1,4 +1,4 @@
-"""Partners that do not come back, or late, and a coordinator whose machine is lost for a while, with real processes.
+"""Partners that do not come back, or late, or hang, and a coordinator that is lost for a while, with real processes.
 
     python -m tests.integration.absences --out FOLDER [--table FILE] [--scenario NAME]
 
@@ -28,6 +28,7 @@ from tests.integration.kills import (
     deal,
     end_of,
     ledger_faults,
+    plan_text,
     run_faults,
     say,
     sign_of,
@@ -39,6 +40,8 @@ from tests.integration.kills import (
 TABLE = Path(__file__).with_name("absences.jsonl")
 
 ROUNDS = 6
+
+TIMEOUT_SECONDS = 90.0  # for a step, and between two rounds for partners who are missing
 
 
 def lose(deployment: Deployment, who: str) -> None:
@@ -131,6 +134,22 @@ def one_of_three_never_comes_back(deployment: Deployment, plan: Path) -> dict[st
     return {**outcome(found, faults + run_faults(deployment, found, ROUNDS)), "stopped": stopped.reason}
 
 
+def an_agent_that_hangs_is_noticed(deployment: Deployment, plan: Path) -> dict[str, Any]:
+    """Stopped over a message, as a machine does that is out of memory: it is killed, and its round void."""
+    log = supernode_log(deployment, "partner-1")
+    run = submit(deployment, plan)
+    await_step(deployment, log, "mask", 2)
+    deployment.kill("partner-1", "agent", signal.SIGSTOP)
+    found = end_of(deployment, run)
+    faults = run_faults(deployment, found, ROUNDS)
+    status = deployment.status("partner-1")
+    reasons = [] if status is None else [one.reason for one in status.services if one.name == "agent"]
+    if not any(reason.startswith("hung: a sign of life was expected") for reason in reasons):
+        faults.append(f"the supervisor says {reasons}")
+    deployment.await_healthy("partner-1", 300.0)
+    return outcome(found, faults)
+
+
 def outcome(found: Any, faults: list[str]) -> dict[str, Any]:
     """For the table."""
     return {
@@ -149,6 +168,7 @@ SCENARIOS: dict[str, tuple[int, Callable[[Deployment, Path], dict[str, Any]]]] =
     "one of five never comes back": (5, one_of_five_never_comes_back),
     "the coordinator is lost and started again": (5, the_coordinator_is_lost_and_started_again),
     "one of three never comes back": (3, one_of_three_never_comes_back),
+    "an agent that hangs": (3, an_agent_that_hangs_is_noticed),
 }
 
 
@@ -170,7 +190,7 @@ def main() -> int:
             continue
         folder = given.out / f"{partners}-{os.getpid()}"
         folder.mkdir(parents=True)
-        dealt, plan, people = deal(folder, ROUNDS, partners)
+        dealt, plan, people = deal(folder, plan_text(ROUNDS, partners, TIMEOUT_SECONDS))
         with Deployment(folder / "homes", dealt, people) as deployment:
             deployment.start_all()
             for who in ("coordinator", *people):

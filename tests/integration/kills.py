@@ -236,7 +236,7 @@ def wait(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
         time.sleep(0.05)
 
 
-def plan_text(rounds: int = ROUNDS, partners: int = 3) -> str:
+def plan_text(rounds: int = ROUNDS, partners: int = 3, timeout_seconds: float = 300.0) -> str:
     """A run of small rounds with privacy and secure aggregation, and nothing beside the training."""
     return (
         PLAN.replace('name = "tiny"', 'name = "kills"')
@@ -244,7 +244,7 @@ def plan_text(rounds: int = ROUNDS, partners: int = 3) -> str:
         .replace("partners = 3", f"partners = {partners}")
         .replace("[privacy]\n", "[privacy]\nepsilon = 2.0\n")
         + "\n[statistics]\npopularity_share = 0.0\ntransition_share = 0.0\n"
-        + '\n[aggregation]\nprotocol = "sa-1"\n\n[replies]\ntimeout_seconds = 300.0\n'
+        + f'\n[aggregation]\nprotocol = "sa-1"\n\n[replies]\ntimeout_seconds = {timeout_seconds}\n'
     )
 
 
@@ -280,8 +280,8 @@ def commit() -> str:
     return asked.stdout.strip()
 
 
-def deal(folder: Path, rounds: int = ROUNDS, partners: int = 3) -> tuple[Path, Path, dict[str, int]]:
-    """Invented people for the partners: where they are dealt to, the plan, and how many each has."""
+def deal(folder: Path, text: str) -> tuple[Path, Path, dict[str, int]]:
+    """Invented people for the partners of a plan: where they are dealt to, the plan's file, and how many each has."""
     home = folder / "films" / "home"
     if not home.exists():
         source = write_films(home.parent / "source")
@@ -289,11 +289,12 @@ def deal(folder: Path, rounds: int = ROUNDS, partners: int = 3) -> tuple[Path, P
         if done.returncode:
             raise RuntimeError(done.stderr)
     plan = folder / "plan.toml"
-    plan.write_text(plan_text(rounds, partners))
-    done = silhouette("sim", "deal", plan, "--out", folder / "dealt", "--format", "json", home=home)
+    plan.write_text(text)
+    dealt = folder / f"dealt-{os.getpid()}"  # a script that goes on in the same folder deals again
+    done = silhouette("sim", "deal", plan, "--out", dealt, "--format", "json", home=home)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    return folder / "dealt", plan, json.loads(done.stdout)["people"]
+    return dealt, plan, json.loads(done.stdout)["people"]
 
 
 def main() -> int:
@@ -308,7 +309,7 @@ def main() -> int:
     given = parser.parse_args()
     part, parts = map(int, given.part.split("/"))
     given.out.mkdir(parents=True, exist_ok=True)
-    dealt, plan, people = deal(given.out)
+    dealt, plan, people = deal(given.out, plan_text())
     done = {case for case, line in read_table(given.table).items() if not line["faults"]}
     left = [
         case

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import ssl
 from base64 import b64encode
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from tests.integration.desk import PLAN
 from silhouette_client.outbox import OUTBOX_NAME, read_outbox
 from silhouette_server.processes.holders import supernode_pem
 from silhouette_shared.cards.content import unpack_model
+from silhouette_shared.cli import main as command
 from silhouette_shared.config import read_plan
 from silhouette_shared.model.vector import Layout
 from silhouette_simulations import datasets
@@ -103,10 +105,17 @@ def deployed(stage: Stage, plan: Path, run: str, number: int) -> torch.Tensor:
         return unpack_model(registry.model(f"{run}:{number}").read(), layout)
 
 
-def test_a_run_ends_with_the_simulations_model(stage: Stage, tmp_path: Path) -> None:
-    plan = stage.plan(ROUNDS, "same")
+def test_a_run_that_was_stopped_and_resumed_ends_with_the_simulations_model(stage: Stage, tmp_path: Path) -> None:
+    plan, home = stage.plan(ROUNDS, "same"), ("--home", str(stage.deployment.homes.coordinator))
     run = stage.deployment.submit(plan)
-    found = stage.deployment.await_run(run)
+    stage.deployment.await_round(run, 1)
+    assert command(["run", "stop", run, *home]) == 0
+    stopped = stage.deployment.await_run(run, ("stopped",))
+    assert len(stopped.committed) < ROUNDS
+    assert not stopped.unfinished
+    assert command(["run", "resume", run, *home]) == 0
+    assert command(["run", "watch", run, *home, "--timeout", "300"]) == 0
+    found = stage.deployment.run(run)
     assert [one.state.value for one in found.rounds.values()] == ["committed"] * ROUNDS
     model = deployed(stage, plan, run, ROUNDS)
     torch.testing.assert_close(model, simulated(stage, plan, tmp_path), rtol=0.0, atol=1e-6)
@@ -120,6 +129,24 @@ def test_a_run_ends_with_the_simulations_model(stage: Stage, tmp_path: Path) -> 
         masked = [one for one in sent if one.purpose == "training" and one.step == "mask"]
         assert sorted({one.round for one in masked}) == list(range(1, ROUNDS + 1))
         assert all(one.size > 4 * len(model) for one in masked)
+
+
+def test_a_refusal_of_the_nodes_ends_a_run_with_their_reasons_and_without_a_wait(stage: Stage, tmp_path: Path) -> None:
+    """Their policy has no mode `distributed`; the plan would wait 300 s for an answer."""
+    plan = tmp_path / "refused.toml"
+    plan.write_text(kills.plan_text().replace("epsilon = 2.0", 'mode = "distributed"\nepsilon = 2.0'))
+    run = stage.deployment.submit(plan)
+    found = stage.deployment.await_run(run, ("stopped", "failed", "completed"), 120.0)
+    assert found.state.value == "stopped"
+    reason = "mode: expected one of the modes local, none, got distributed; offer another plan"
+    assert all(f"refused, {name}: {reason}" in found.reason for name in stage.deployment.people), found.reason
+    assert not found.rounds
+    said = [str(line["message"]) for line in stage.deployment.logged("coordinator", "serverapp")]
+    offered = [match for text in said if (match := re.match(r"query\.offer: .* answered after ([\d.]+) s", text))]
+    assert float(offered[-1][1]) < 30.0  # of a machine that others share; a node's own answer takes less than 5
+    for name in stage.deployment.people:
+        said = [str(line["message"]) for line in stage.deployment.logged(name, "agent")]
+        assert any(text.startswith("an offer was refused: mode: ") and text.endswith(reason) for text in said)
 
 
 def test_from_outside_the_gate_there_is_no_control_call_no_task_call_and_no_run_listing(stage: Stage) -> None:

@@ -13,6 +13,7 @@ import pytest
 import typer
 import yaml
 
+from silhouette_client.profiles.credential import CREDENTIAL
 from silhouette_server.enrolment.office import DEFAULT_PORT
 from silhouette_server.gate_rules import CALLS, FLEET, MAX_BODY_BYTES
 from silhouette_shared.cli import app
@@ -97,6 +98,16 @@ def test_systemd_takes_the_units_and_would_say_what_is_wrong(role: str, tmp_path
     assert complaints(text, tmp_path, name) == []
     assert "Restat" in complaints(text.replace("Restart=always", "Restat=always"), tmp_path, name)[0]
     assert complaints(text.replace("/bin/silhouette ", "/bin/not-there-"), tmp_path, name)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
+def test_the_unit_of_a_node_takes_the_credential_that_opens_keys_under_a_passphrase(tmp_path: Path) -> None:
+    text, name = UNITS["node"].read_text(encoding="utf-8"), UNITS["node"].name
+    wanted = f"LoadCredentialEncrypted={CREDENTIAL}:"
+    assert text.count(f"# {wanted}") == 1
+    assert complaints(text.replace(f"# {wanted}", wanted), tmp_path, name) == []
+    assert complaints(text.replace(f"# {wanted}/", f"{wanted}not/"), tmp_path, name)
+    assert CREDENTIAL in COMPOSES["node"].read_text(encoding="utf-8")
 
 
 def test_coordinator_agent_and_supernode_are_different_users() -> None:

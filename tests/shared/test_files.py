@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from silhouette_shared.files import write_atomically
+from silhouette_shared.files import stamp, write_atomically
 
 
 def test_a_file_in_the_way_is_replaced_whole(tmp_path: Path) -> None:
@@ -73,3 +73,13 @@ def test_a_failure_to_flush_the_name_is_not_swallowed(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="broken"):
         write_atomically(tmp_path / "file", b"new")
+
+
+def test_a_stamp_changes_with_every_writing_and_says_what_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "held"
+    assert stamp(path) == ()
+    write_atomically(path, b"one")
+    first = stamp(path)
+    assert first == stamp(path) != ()
+    write_atomically(path, b"two")
+    assert stamp(path) != first

@@ -9,6 +9,7 @@ import torch
 from tests.people import encoder, generator, histories, plan, vocabulary
 from torch import Tensor
 
+from silhouette_client.profiles.tastes import learn_tastes
 from silhouette_shared.catalogue import Catalogue
 from silhouette_shared.config import Evaluation, Model, Privacy, Training
 from silhouette_shared.errors import UsageError
@@ -62,8 +63,11 @@ def test_a_probe_reads_what_the_items_show_and_not_what_is_chance() -> None:
     known = people()
     features = profile_features(model, known)
     assert features.shape == (PEOPLE, 8 + 3 + 3 * 8)
-    found = {(one.score.attribute, one.source): one.score for one in probe_attributes(features, known, CLASSES, 20)}
-    for source in ("profile", "tf-idf of the items"):
+    learnt = learn_tastes(known, 20, 0)
+    assert learnt is not None
+    scores = probe_attributes(features, learnt(known), known, CLASSES, 20)
+    found = {(one.score.attribute, one.source): one.score for one in scores}
+    for source in ("encoder", "tastes", "profile", "tf-idf of the items"):
         gender, age = found["gender", source], found["age", source]
         assert gender.auc is not None
         assert gender.auc > 0.9
@@ -86,7 +90,7 @@ def test_people_with_an_unknown_class_are_left_out_of_the_probe() -> None:
     attributes = known.attributes.clone()
     attributes[:10, 0] = 0
     partly = replace(known, attributes=attributes)
-    (score, *_) = probe_attributes(profile_features(encoder(), partly), partly, {"gender": ("F", "M")}, 20)
+    (score, *_) = probe_attributes(profile_features(encoder(), partly), None, partly, {"gender": ("F", "M")}, 20)
     assert score.score.people == PEOPLE - 10
 
 

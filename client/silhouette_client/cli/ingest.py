@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from silhouette_client.cli.opening import passphrase
+from silhouette_client.cli.opening import PassphraseOption, passphrase
 from silhouette_shared.cli import Format, FormatOption, HomeOption, console, emit, silhouette_home
 
 _mapping = typer.Typer(
@@ -52,6 +52,7 @@ def ingest_command(
         ),
     ] = None,
     home: HomeOption = None,
+    passphrase_file: PassphraseOption = None,
     output: FormatOption = Format.text,
 ) -> None:
     """Take a partner's tables into the node; the same file twice changes nothing.
@@ -78,7 +79,7 @@ def ingest_command(
         rules,
         sources,
         now=int(time.time()),
-        exclusions=excluded(place, lambda: passphrase(None)),
+        exclusions=excluded(place, lambda: passphrase(passphrase_file)),
         progress=lambda line: console.print(line, markup=False, highlight=False),
     )
     document = summary(

@@ -37,12 +37,21 @@ def who() -> str:
 
 
 def passphrase(file: Path | None, *, confirm: bool = False) -> str:
-    """The passphrase from a file or the terminal; never from the environment or the command line.
+    """The passphrase from a file, a credential of the service manager, or the terminal, in this order.
+
+    Never from the command line, nor from the environment itself. A new one, which is confirmed, is none of a
+    credential: whoever chooses it types it or has it in a file.
 
     Raises:
         UsageError: If the file cannot be read.
+        UnavailableError: If the credential is there and cannot be read.
     """
     if file is None:
+        from silhouette_client.profiles.credential import credential
+
+        given = None if confirm else credential()
+        if given is not None:
+            return given
         return str(
             typer.prompt("passphrase of the profile keys", hide_input=True, confirmation_prompt=confirm, err=True)
         )

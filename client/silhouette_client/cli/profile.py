@@ -132,18 +132,18 @@ def _of_run(run: Path, partner: str | None) -> Callable[[Vault], dict[str, Any]]
 def _of_node(home: Path, count: int, purpose: str, everybody: bool) -> Callable[[Vault], dict[str, Any]]:
     import torch
 
-    from silhouette_client.profiles.building import build_held, held_people
+    from silhouette_client.profiles.building import build_node
     from silhouette_client.profiles.node_model import promoted_model
 
     model = promoted_model(home, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
     def build(vault: Vault) -> dict[str, Any]:
-        held = held_people(home, vault, model, purpose)
-        done = build_held(
+        done = build_node(
+            home,
             vault,
             model,
-            held,
             who(),
+            purpose=purpose,
             everybody=everybody,
             count=count,
             progress=lambda part, whole: console.print(f"{part} of {whole} profiles", highlight=False),
@@ -170,8 +170,9 @@ def show_command(
     record = _record(silhouette_home(home), user, "show", passphrase_file)
     if page is not None:
         from silhouette_client.audit.signing import write_result
+        from silhouette_client.profiles.page import page as drawn
 
-        write_result(page, answers.page(user, record))
+        write_result(page, drawn(user, record))
         page.chmod(0o600)
         console.print(f"written to {page}")
     elif output is Format.json:
@@ -191,7 +192,7 @@ def explain_command(
 
     The weight of every dimension, heaviest first; why each tag is there; and the attention that the latest events take.
     """
-    from silhouette_client.profiles.answers import because, document, reasons, told, when
+    from silhouette_client.profiles.answers import because, document, reasons, when
 
     record = _record(silhouette_home(home), user, "explain", passphrase_file)
     parts = reasons(record)
@@ -207,7 +208,7 @@ def explain_command(
             }
         )
         return
-    for part in told(record):
+    for part in parts:
         typer.echo(f"{part['share']:6.1%}  {part['dimension']:<13}{part['meaning']}")
     typer.echo(f"tags    {', '.join(record.tags or ()) or 'none'}")
     if record.evidence is not None:
@@ -401,7 +402,7 @@ def recommend_command(
     output: FormatOption = Format.text,
 ) -> None:
     """Show the best items that a person has not seen, best first."""
-    from silhouette_client.profiles.answers import named
+    from silhouette_client.profiles.answers import called
 
     record = _record(silhouette_home(home), user, "recommend", passphrase_file)
     items = (record.recommendations or ())[:count]
@@ -409,7 +410,7 @@ def recommend_command(
         emit({"user": user, "model": record.model, "items": [vars(one) for one in items]})
         return
     for place, one in enumerate(items, 1):
-        typer.echo(f"{place:>3} {one.score:8.3f}  {named(one)}")
+        typer.echo(f"{place:>3} {one.score:8.3f}  {called(one)}")
 
 
 def _record(home: Path, user: str, method: str, file: Path | None) -> ProfileRecord:

@@ -98,9 +98,7 @@ def _clusters(table: PeopleTable, name: str, count: int, least: int, now: int) -
 
     found = []
     for number, cluster in enumerate(by_clusters(table, count), start=1):
-        words = f"cluster {number} of {count}" + (
-            f"; more than others: {', '.join(cluster.tags)}" if cluster.tags else ""  # none without categories
-        )
+        words = f"cluster {number} of {count}; more than others: {', '.join(cluster.more) or 'nothing'}"
         try:
             found.append(
                 segment_of(

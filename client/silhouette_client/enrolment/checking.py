@@ -14,6 +14,8 @@ from silhouette_client.enrolment.home import NodeHome
 from silhouette_client.enrolment.installing import check_own_place
 from silhouette_client.policy.ledger_store import LEDGER_NAME, read_chain
 from silhouette_client.policy.terms import read_policy
+from silhouette_client.profiles.credential import CREDENTIAL, credential
+from silhouette_client.profiles.keys import KEYS_NAME, KeyFile, Passphrase, protection_of, read_keyring
 from silhouette_shared.enrolment.certificates import (
     State,
     Validity,
@@ -61,6 +63,7 @@ def examine(home: NodeHome, now: datetime) -> tuple[Finding, ...]:
         ("roster", _roster),
         ("policy", _policy),
         ("people", _people),
+        ("profiles", _profiles),
         ("ledger", _ledger),
         ("clock", _clock),
     )
@@ -140,6 +143,23 @@ def _people(home: NodeHome, now: datetime) -> Iterator[str]:
         return
     missing = [name for name in ("events.parquet", "users.parquet") if not (home.people / name).is_file()]
     yield f"!no {' and no '.join(missing)} in {home.people} yet" if missing else f"tables in {home.people}"
+
+
+def _profiles(home: NodeHome, now: datetime) -> Iterator[str]:
+    """Whether an agent that nobody watches can open the keys; without them it knows nobody who is left out."""
+    path = home.folder.parent / KEYS_NAME
+    if not path.exists():
+        yield "no keys yet: `silhouette profile build` makes them"
+        return
+    kind = protection_of(path)
+    if kind == Passphrase.kind and credential() is None:
+        yield (
+            f"!the keys are under a passphrase and no credential {CREDENTIAL} is here: a service that starts by itself "
+            "needs it, or the node takes part in no round"
+        )
+        return
+    read_keyring(path)
+    yield f"the keys open without a person, protected by {'their mode alone' if kind == KeyFile.kind else kind}"
 
 
 def _ledger(home: NodeHome, now: datetime) -> Iterator[str]:

@@ -25,9 +25,9 @@ from typing import Any, Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from silhouette_client.databases import explained
 from silhouette_client.ingest.records import FOLDER, writing
 from silhouette_client.ingest.vault import open_key
+from silhouette_shared.databases import connect, empty_log, explained, make_file, transaction
 from silhouette_shared.errors import IntegrityError, UnavailableError
 
 JOURNAL_NAME = "pushed.sqlite"
@@ -39,7 +39,7 @@ SHOWN_DAYS = 90
 _VERSION = 1
 _APPLICATION = 0x53494C4A  # "SILJ"
 _NONCE_BYTES = 12
-_LOCK_SECONDS = 30.0
+_SETTINGS = ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "temp_store = MEMORY")
 _DAY_SECONDS = 86_400
 _AT_ONCE = 500  # values of one statement
 _REMEDY = "stop the service, keep these files, and put back a backup"
@@ -123,7 +123,7 @@ class Journal:
             UnavailableError: If it cannot be used, or a newer version wrote it.
         """
         folder = home / FOLDER
-        if not (folder / "key").exists():
+        if not ((folder / "key").exists() or (folder / JOURNAL_NAME).exists()):  # a lost key is not made anew
             with writing(home):  # makes folder and key, where nothing was ever taken in
                 pass
         return cls(folder / JOURNAL_NAME, open_key(folder / "key", may_make=False))
@@ -263,31 +263,26 @@ class Journal:
                     gone[name] += connection.execute(f"DELETE FROM {table} WHERE person = ?", person).rowcount  # noqa: S608
         if any(gone.values()):
             with self._explained(), self._lock:
-                self._empty_log()
+                empty_log(self._connection, str(self._path))
                 self._connection.execute("VACUUM")
-                self._empty_log()
+                empty_log(self._connection, str(self._path))
         return gone
 
     # Inside
 
     def _connect(self) -> sqlite3.Connection:
-        with suppress(FileExistsError):  # from the start for its owner alone, as its log will be
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        make_file(self._path)
         with self._explained():
-            connection = sqlite3.connect(
-                self._path, isolation_level=None, timeout=_LOCK_SECONDS, check_same_thread=False
-            )
+            connection = connect(self._path, *_SETTINGS)
             try:
-                self._prepare(connection)
+                with transaction(connection):
+                    self._make_or_examine(connection)
             except BaseException:
                 connection.close()
                 raise
         return connection
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        for setting in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "temp_store = MEMORY"):
-            connection.execute(f"PRAGMA {setting}")
-        connection.execute("BEGIN IMMEDIATE")
+    def _make_or_examine(self, connection: sqlite3.Connection) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > _VERSION:
             raise UnavailableError(
@@ -302,19 +297,11 @@ class Journal:
         schema = {row[0] for row in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
         if schema != set(_SCHEMA) or connection.execute("PRAGMA application_id").fetchone() != (_APPLICATION,):
             raise IntegrityError(f"{self._path}: expected the tables of a journal, got others; {_REMEDY}")
-        connection.execute("COMMIT")
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._explained(), self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # SQLite may have rolled back by itself, on a full disk
-                    self._connection.execute("ROLLBACK")
-                raise
+        with self._explained(), self._lock, transaction(self._connection) as connection:
+            yield connection
 
     def _each(self, statement: str, numbers: Collection[int]) -> None:
         chosen = list(numbers)
@@ -324,14 +311,6 @@ class Journal:
             for start in range(0, len(chosen), _AT_ONCE):
                 part = chosen[start : start + _AT_ONCE]
                 connection.execute(statement.format(",".join("?" * len(part))), part)
-
-    def _empty_log(self) -> None:
-        busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if busy:
-            raise UnavailableError(
-                f"{self._path}: removed, but a reader keeps the write-ahead log from being emptied; stop it and run "
-                "the same command again"
-            )
 
     def _seal(self, content: bytes, context: bytes) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)

@@ -27,6 +27,7 @@ from silhouette_client.ingest.reasons import CODES
 from silhouette_client.ingest.records import Records, writing
 from silhouette_client.ingest.sources import Piece, Source, blocks, examine, find, kind_of, parse, pieces
 from silhouette_shared.errors import UsageError
+from silhouette_shared.files import stamp
 
 _LOG = logging.getLogger(__name__)
 
@@ -189,10 +190,7 @@ class _Reading:
         return self._taken(parts)
 
     def _stamp(self) -> tuple[int, ...]:
-        if not self._source.is_file:
-            return ()
-        state = self._source.path.stat()
-        return state.st_ino, state.st_size, state.st_mtime_ns
+        return stamp(self._source.path) if self._source.is_file else ()
 
     def _cleaned(self) -> Iterator[Clean]:
         """Blocks in order, a few of them at work at a time."""

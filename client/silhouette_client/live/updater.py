@@ -27,6 +27,7 @@ from silhouette_client.profiles.node_model import NodeModel
 from silhouette_client.profiles.record import ProfileRecord
 from silhouette_client.serving.service import Event, PushOutcome
 from silhouette_shared.errors import UsageError
+from silhouette_shared.files import stamp
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.schema import BEHAVIOURS, FIRST_TIME, LAST_TIME
 
@@ -72,7 +73,7 @@ class LiveUpdater:
         model: Makes them.
         journal: Opened.
         people: Everybody's histories.
-        stamp: Of the records that they were read from.
+        read: Stamp of the records that they were read from.
         clock: Seconds since 1970.
     """
 
@@ -83,12 +84,12 @@ class LiveUpdater:
         model: NodeModel,
         journal: Journal,
         people: LivePeople,
-        stamp: tuple[int, ...],
+        read: tuple[int, ...],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._home, self._vault, self._model, self._journal, self._clock = home, vault, model, journal, clock
         self._people = people
-        self._stamp = stamp
+        self._stamp = read
         self._lock = threading.RLock()
         self._since: list[tuple[str, int, Pushed]] | None = None  # what came while histories are read anew
         self._shown: list[Shown] = []
@@ -107,8 +108,8 @@ class LiveUpdater:
         """
         journal = Journal.open(home)
         try:
-            people, stamp = _load(home, vault, model)
-            updater = cls(home, vault, model, journal, people, stamp, clock)
+            people, read = _load(home, vault, model)
+            updater = cls(home, vault, model, journal, people, read, clock)
             updater._recover()
             journal.forget_old(int(clock()))
         except BaseException:
@@ -179,11 +180,11 @@ class LiveUpdater:
         """
         chosen = self._model if model is None else model
         with self._lock:
-            if chosen is self._model and _stamp(self._home) == self._stamp:
+            if chosen is self._model and stamp(_manifest(self._home)) == self._stamp:
                 return False
             self._since = []
         try:
-            people, stamp = _load(self._home, self._vault, chosen)  # without the lock: pushes go on
+            people, read = _load(self._home, self._vault, chosen)  # without the lock: pushes go on
             with self._lock:
                 for user, identity, event in self._since or ():
                     if not people.knows(identity):
@@ -192,7 +193,7 @@ class LiveUpdater:
                         people.note([identity])
                 if chosen is not self._model:
                     self._behind |= {user for user, _, _ in self._since or ()}
-                self._people, self._stamp, self._model = people, stamp, chosen
+                self._people, self._stamp, self._model = people, read, chosen
         finally:
             with self._lock:
                 self._since = None
@@ -279,17 +280,12 @@ class LiveUpdater:
 def _load(home: Path, vault: Profiles, model: NodeModel) -> tuple[LivePeople, tuple[int, ...]]:
     """Everybody's histories, and the stamp of the records from which they are or which are newer."""
     absorb_if_free(home)
-    stamp = _stamp(home)
-    return LivePeople.load(home, model.numbers, model.words.attributes, PURPOSE, vault.excluded()), stamp
+    read = stamp(_manifest(home))
+    return LivePeople.load(home, model.numbers, model.words.attributes, PURPOSE, vault.excluded()), read
 
 
-def _stamp(home: Path) -> tuple[int, ...]:
-    """Changes whenever the records are replaced."""
-    try:
-        state = (home / FOLDER / "manifest.json").stat()
-    except FileNotFoundError:
-        return ()
-    return state.st_ino, state.st_size, state.st_mtime_ns
+def _manifest(home: Path) -> Path:
+    return home / FOLDER / "manifest.json"  # replaced whenever the records are
 
 
 def _canonical(event: Event) -> Pushed:

@@ -22,19 +22,18 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from silhouette_client.databases import explained
 from silhouette_client.policy.budget import Budget
 from silhouette_client.policy.ledger_key import make_key, read_key
 from silhouette_client.policy.receipt import LEDGER_ONLY, Receipt
 from silhouette_client.policy.witness import MemoryWitness, Witness
+from silhouette_shared.databases import connect_with_rollback, explained, flush_names, make_file, transaction
 from silhouette_shared.errors import IntegrityError, RefusedError, UnavailableError, UsageError
-from silhouette_shared.files import flush_folder
 from silhouette_shared.privacy.ledger import (
     KEY_BYTES,
     BudgetRefusedError,
@@ -58,7 +57,6 @@ LEDGER_NAME = "ledger.sqlite"
 _LOG = logging.getLogger(__name__)
 
 _APPLICATION = 0x53494C4C  # "SILL": what `file` and SQLite's application_id call it
-_LOCK_SECONDS = 30.0
 
 _SCHEMA = (
     """CREATE TABLE entries (
@@ -148,7 +146,7 @@ class Ledger:
         if begins:
             _begin(path, key_path, node, witness)
         # The journal keeps its name between charges. SQLite flushes the folder as well and ignores a failure.
-        _make(path.with_name(path.name + "-journal"))
+        make_file(path.with_name(path.name + "-journal"))
         connection = _connect(path)
         try:
             ledger = cls(
@@ -337,17 +335,13 @@ class Ledger:
         known: int | None = None
         with _explained(self._place):
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                self._catch_up()
-                known = len(self._chain)
-                yield
-                self._connection.execute("COMMIT")
+                with transaction(self._connection):
+                    self._catch_up()
+                    known = len(self._chain)
+                    yield
             except BaseException as error:
                 if known is not None and len(self._chain) != known:
                     self._closed = f"{type(error).__name__} while it was written"
-                with suppress(sqlite3.Error):  # a failed COMMIT may have ended it; the first error is the one to tell
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
                 if self._closed:
                     self._connection.close()
                 raise
@@ -477,46 +471,13 @@ def _begin(path: Path, key: Path, node: str, witness: Witness) -> None:
             "none; put back the newest copy of the ledger and its key"
         )
     make_key(key)
-    _make(path)
-    _flush_names(key)
-
-
-def _make(path: Path) -> None:
-    """Make an empty file unless there is one, and make sure that its name is on the disk."""
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        raise UnavailableError(
-            f"{path}: expected to write here, got {error.strerror or error}; mend that and start again"
-        ) from None
-    _flush_names(path)
-
-
-def _flush_names(path: Path) -> None:
-    try:
-        flush_folder(path.parent)
-    except OSError as error:
-        raise UnavailableError(
-            f"{path.parent}: expected a folder that can be flushed, got {error.strerror or error}; mend the disk and "
-            "start again"
-        ) from None
+    make_file(path)
+    flush_names(key)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     with _explained(str(path)):
-        connection = sqlite3.connect(path, isolation_level=None, timeout=_LOCK_SECONDS, check_same_thread=False)
-        try:
-            for setting in ("synchronous = FULL", "recursive_triggers = ON", "trusted_schema = OFF"):
-                connection.execute(f"PRAGMA {setting}")
-            mode = connection.execute("PRAGMA journal_mode = TRUNCATE").fetchone()
-            if mode != ("truncate",):
-                raise UnavailableError(
-                    f"{path}: expected a rollback journal, got {mode}; put the ledger on a local disk"
-                )
-        except BaseException:
-            connection.close()
-            raise
-    return connection
+        return connect_with_rollback(path, "ledger")
 
 
 def _examine(connection: sqlite3.Connection, place: str) -> None:

@@ -3,40 +3,16 @@
 The agent starts the third, `profiles`, which builds profiles with a newly promoted model and ends.
 """
 
-import argparse
 import asyncio
-import logging
-import signal
 import sys
-import threading
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from silhouette_client.enrolment.home import NodeHome
 from silhouette_client.processes.services import gateway_of, places_of
-from silhouette_shared.errors import SilhouetteError
-from silhouette_shared.supervision import Heart, log_to_standard_error
-
-_LOG = logging.getLogger("silhouette_client.processes")
+from silhouette_shared.supervision import Heart, end_on_signals, interrupt_on_terminate, run_role
 
 _START_PATIENCE = 300.0  # seconds for importing torch and opening the ledger on a busy machine
-
-
-def main() -> int:
-    """Run one process until it is asked to end; its exit code."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=list(_ROLES))
-    parser.add_argument("--home", type=Path, required=True)
-    given = parser.parse_args()
-    log_to_standard_error()
-    try:
-        _ROLES[given.role](given.home)
-    except SilhouetteError as error:
-        _LOG.error("%s", error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 0
-    return 0
 
 
 def _connector(home: Path) -> None:
@@ -44,7 +20,7 @@ def _connector(home: Path) -> None:
 
     node = NodeHome.of(home)
     places = places_of(node)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    interrupt_on_terminate()
     connector = Connector(gateway_of(node), places.certificate, places.key)
     asyncio.run(connector.serve("127.0.0.1", places.connector, Heart.from_environment()))
 
@@ -68,9 +44,7 @@ def _agent(home: Path) -> None:
     from silhouette_client.processes.builds import Builder
     from silhouette_shared.allocator import keep_freed_memory
 
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = end_on_signals()
     keep_freed_memory()
     with closing(Node.open(home)) as node, ExitStack() as serving:
         numbers = CollectorRegistry(auto_describe=False)
@@ -96,7 +70,9 @@ def _profiles(home: Path) -> None:
     build_all(home)
 
 
-_ROLES = {"connector": _connector, "agent": _agent, "profiles": _profiles}
+def main() -> int:
+    """Run the process that the command line names; its exit code."""
+    return run_role("silhouette_client.processes", {"connector": _connector, "agent": _agent, "profiles": _profiles})
 
 
 if __name__ == "__main__":

@@ -121,14 +121,14 @@ def build_all(home: Path) -> None:
     import torch
 
     from silhouette_client.node_folder import DEVICE_VARIABLE
-    from silhouette_client.profiles.building import PURPOSE, build_held, held_people
+    from silhouette_client.profiles.building import build_node
     from silhouette_client.profiles.node_model import promoted_model
     from silhouette_client.profiles.vault import Vault
 
     os.nice(_GENTLE)
     model = promoted_model(home, torch.device(os.environ.get(DEVICE_VARIABLE, "cpu")))
     with Vault.open(home) as vault:
-        done = build_held(vault, model, held_people(home, vault, model, PURPOSE), "agent")
+        done = build_node(home, vault, model, "agent")
     _LOG.info(
         "profiles of %s: %d written, %d unchanged, %d removed, %d expired",
         model.reference,

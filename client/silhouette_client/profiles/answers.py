@@ -1,12 +1,13 @@
-"""A record as plain JSON values, as lines for people, and as a page. No I/O."""
+"""A record as plain JSON values and as lines for people. No I/O."""
 
 from __future__ import annotations
 
-import html
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from silhouette_client.profiles.record import Evidence, ProfileRecord, RecentEvent, Recommended, TagEvidence
+from silhouette_client.profiles.definitions import TRAITS
+from silhouette_client.profiles.record import ProfileRecord, RecentEvent, Recommended, TagEvidence
 
 _DIMENSIONS = {
     "activity": "how much and how often the person does anything",
@@ -20,8 +21,14 @@ _DIMENSIONS = {
     "social": "whom the person is linked with",
 }
 
+_GUESSES = {
+    "conversion": "a purchase of what was looked at or put into a cart",
+    "churn": "no event at all in the time that follows",
+    "risk": "whether the history is unlike the others here; a reason to look, no accusation",
+}
 
-_LEAST_SHARE = 0.0005  # 0.1 % in what is shown
+CLEAR = 0.6
+"""A guess with a smaller chance is told as unclear: it is wrong nearly as often as it is right, or more often."""
 
 
 def document(record: ProfileRecord) -> dict[str, Any]:
@@ -37,6 +44,8 @@ def document(record: ProfileRecord) -> dict[str, Any]:
         found["recommendations"] = [vars(one) for one in record.recommendations]
     if record.vector is not None:
         found["vector"] = record.vector.tolist()
+    if record.tastes is not None:
+        found["tastes"] = record.tastes.tolist()
     if record.facts is not None:
         found["facts"] = dict(record.facts)
     if record.items is not None:
@@ -50,35 +59,92 @@ def document(record: ProfileRecord) -> dict[str, Any]:
 
 
 def reasons(record: ProfileRecord) -> list[dict[str, Any]]:
-    """What the profile rests on, the heaviest dimension first: name, share, what it means."""
-    weights = sorted((record.weights or {}).items(), key=lambda one: -one[1])
+    """What the profile rests on, the heaviest dimension first: name, share, what it means.
+
+    Dimensions that the person's record could not fill have no weight and are left out.
+    """
+    weights = sorted(
+        ((name, share) for name, share in (record.weights or {}).items() if share), key=lambda one: -one[1]
+    )
     return [{"dimension": name, "share": share, "meaning": _DIMENSIONS.get(name, "")} for name, share in weights]
 
 
-def told(record: ProfileRecord) -> list[dict[str, Any]]:
-    """The reasons that say anything: a dimension that the person has nothing in weighs nothing."""
-    return [one for one in reasons(record) if one["share"] >= _LEAST_SHARE]
+@dataclass(frozen=True)
+class Guess:
+    """What the model guesses of a person, in words."""
+
+    name: str
+    answer: str
+    meaning: str
 
 
-def named(item: Recommended) -> str:
-    """An item by title and id, or by its id where the catalogue has no title."""
-    return f"{item.title} [{item.item}]" if item.title not in ("", item.item) else item.item
+def guesses(record: ProfileRecord) -> list[Guess]:
+    """The model's guesses; one that it gives a chance below `CLEAR` is called unclear."""
+    return [
+        Guess(
+            name,
+            f"{trait.value} ({trait.confidence:.0%})"
+            if trait.confidence >= CLEAR
+            else f"unclear; {trait.value} is likeliest ({trait.confidence:.0%})",
+            _GUESSES.get(name, "guessed from the events alone"),
+        )
+        for name, trait in (record.traits or {}).items()
+    ]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A trait that follows from the person's own events."""
+
+    name: str
+    value: float
+    unit: str
+    definition: str
+
+
+def scores(record: ProfileRecord) -> list[Score]:
+    """The traits that the record can tell, in the order of their definitions."""
+    facts = record.facts or {}
+    return [
+        Score(one.name, facts[f"trait.{one.name}"], one.unit, one.definition)
+        for one in TRAITS
+        if f"trait.{one.name}" in facts
+    ]
+
+
+def history(record: ProfileRecord) -> str:
+    """How many events of which kind from when to when, empty where it is not kept."""
+    facts = record.facts or {}
+    if "events" not in facts:
+        return ""
+    kinds = {name.removeprefix("count."): int(count) for name, count in facts.items() if name.startswith("count.")}
+    told = ", ".join(f"{count} {name}" for name, count in sorted(kinds.items(), key=lambda one: -one[1]))
+    days = [_day(int(facts[name])) for name in ("first_event", "last_event") if name in facts]
+    return f"{int(facts['events'])} events" + (f": {told}" if told else "") + (f"; {' to '.join(days)}" if days else "")
 
 
 def lines(record: ProfileRecord) -> list[str]:
-    """A profile to read; dimensions of which the person's record says nothing are left out."""
+    """A profile to read."""
     out = [f"model    {record.model}"]
-    out += [f"rests on {one['share']:6.1%} {one['dimension']:<13}{one['meaning']}" for one in told(record)]
-    out += [f"trait    {name}: {trait.value} ({trait.confidence:.0%})" for name, trait in (record.traits or {}).items()]
+    if told := history(record):
+        out.append(f"record   {told}")
+    out += [f"rests on {one['share']:6.1%} {one['dimension']:<13}{one['meaning']}" for one in reasons(record)]
+    out += [f"trait    {one.value:6.2f} {one.name:<17}{one.definition}" for one in scores(record)]
+    out += [f"guess    {one.name}: {one.answer}; {one.meaning}" for one in guesses(record)]
     if record.tags:
         out.append(f"tags     {', '.join(record.tags)}")
     if record.evidence is not None:
         out += [f"because  {because(tag)}" for tag in record.evidence.tags]
     out += [
-        f"item     {place:>2} {one.score:8.3f}  {named(one)}"
+        f"item     {place:>2} {one.score:8.3f}  {called(one)}"
         for place, one in enumerate(record.recommendations or (), 1)
     ]
     return out
+
+
+def called(item: Recommended) -> str:
+    """Title and id of an item; the id alone where the catalogue has no title."""
+    return f"{item.title} [{item.item}]" if item.title and item.title != item.item else item.item
 
 
 def because(tag: TagEvidence) -> str:
@@ -91,52 +157,8 @@ def when(event: RecentEvent) -> str:
     """The day of an event, empty where there are no times."""
     if not event.timestamp:
         return ""
-    return datetime.fromtimestamp(event.timestamp, UTC).strftime("%Y-%m-%d")
+    return _day(event.timestamp)
 
 
-def page(user: str, record: ProfileRecord) -> str:
-    """A page that opens without a network: styles inside, no script, every value escaped."""
-    bars = "".join(
-        f"<tr><td>{_(one['dimension'])}</td><td><meter min=0 max=1 value={one['share']:.4f}></meter></td>"
-        f"<td>{one['share']:.1%}</td><td>{_(one['meaning'])}</td></tr>"
-        for one in told(record)
-    )
-    traits = "".join(
-        f"<tr><td>{_(name)}</td><td>{_(trait.value)}</td><td>{trait.confidence:.0%}</td></tr>"
-        for name, trait in (record.traits or {}).items()
-    )
-    evidence = record.evidence or Evidence((), ())
-    reason = {tag.tag: because(tag) for tag in evidence.tags}
-    tags = "".join(f"<li>{_(reason.get(tag, tag))}</li>" for tag in record.tags or ())
-    largest = max((event.attention for event in evidence.events), default=0.0) or 1.0
-    events = "".join(
-        f"<tr><td>{_(when(event))}</td><td>{_(event.title)}</td><td>{_(event.behaviour)}</td>"
-        f"<td><meter min=0 max=1 value={event.attention / largest:.4f}></meter></td><td>{event.attention:.1%}</td></tr>"
-        for event in evidence.events
-    )
-    items = "".join(
-        f"<tr><td>{place}</td><td>{_(one.title)}</td><td>{_(one.item)}</td><td>{one.score:.3f}</td></tr>"
-        for place, one in enumerate(record.recommendations or (), 1)
-    )
-    return _PAGE.format(
-        user=_(user), model=_(record.model), bars=bars, traits=traits, tags=tags, items=items, events=events
-    )
-
-
-def _(text: str) -> str:
-    return html.escape(text, quote=True)
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Profile of {user}</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem;color:#222}}
-table{{border-collapse:collapse;width:100%}}td{{padding:.25rem .5rem;border-bottom:1px solid #ddd}}
-li{{background:#eef;border-radius:.5rem;padding:.2rem .8rem;margin:.3rem 0;list-style:none}}ul{{padding:0}}</style>
-</head><body><h1>Profile of {user}</h1><p>Made by the model {model}. It stays at this node.</p>
-<h2>What it rests on</h2><table>{bars}</table>
-<h2>Traits, as the model guesses them</h2><table>{traits}</table>
-<h2>Tags</h2><ul>{tags}</ul>
-<h2>Latest events, and the part of the reader's attention each takes</h2><table>{events}</table>
-<h2>Recommended</h2><table>{items}</table></body></html>
-"""
+def _day(moment: int) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d")

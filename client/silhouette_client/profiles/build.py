@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from silhouette_shared.model.encoder import ProfileEncoder, at_last
-from silhouette_shared.model.evaluation import top_items
+from silhouette_shared.model.evaluation import top_items, unseen_counts
 from silhouette_shared.model.histories import UNKNOWN, Histories
 
 PEOPLE_AT_ONCE = 128
@@ -72,8 +72,7 @@ def build_profiles(encoder: ProfileEncoder, histories: Histories, *, cutoff: int
 
 def _best_unseen(scores: Tensor, seen: Tensor, cutoff: int) -> Tensor:
     """As `top_items`, with 0 where a person has fewer unseen items, (B, k)."""
-    known = torch.zeros_like(scores, dtype=torch.bool).scatter(1, seen, value=True)
-    unseen = scores.shape[1] - 1 - known[:, 1:].sum(1)
+    unseen = unseen_counts(seen, scores.shape[1] - 1)
     if not len(scores) or int(unseen.min()) >= cutoff:
         return top_items(scores, seen, cutoff)
     found = seen.new_zeros((len(scores), cutoff))

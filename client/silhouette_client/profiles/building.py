@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from silhouette_client.profiles.build import build_profiles
 from silhouette_client.profiles.details import records_of
-from silhouette_client.profiles.node_model import NodeModel
+from silhouette_client.profiles.local_parts import learn_parts
+from silhouette_client.profiles.node_model import NodeModel, keep_parts
 from silhouette_client.profiles.record import ProfileRecord
 from silhouette_client.profiles.vault import Vault
 from silhouette_shared.errors import UsageError
@@ -71,6 +72,54 @@ def held_people(home: Path, vault: Vault, model: NodeModel, purpose: str) -> Hel
     return Held(tuple(users[row] for row in rows), histories.of_people(torch.tensor(rows)))
 
 
+def with_parts(home: Path, model: NodeModel, held: Held, *, again: bool) -> tuple[NodeModel, bool]:
+    """The model with what this node has learnt of its own people on it, and whether it was learnt just now.
+
+    Args:
+        home: In which `node/` lies.
+        model: The promoted one.
+        held: Everybody who may be profiled.
+        again: Learn it again, from the people as they are now.
+    """
+    if model.local is not None and not again:
+        return model, False
+    device = next(model.encoder.parameters()).device
+    parts = learn_parts(model.name, model.encoder, held.histories.to(device))
+    keep_parts(home, parts)
+    return replace(model, local=parts), True
+
+
+def build_node(
+    home: Path,
+    vault: Vault,
+    model: NodeModel,
+    who: str,
+    *,
+    purpose: str = PURPOSE,
+    everybody: bool = False,
+    count: int = 50,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Built:
+    """Profiles of everybody at a node who may be profiled, after learning what this node lacks for its model.
+
+    Args:
+        home: In which `node/` lies.
+        vault: Its opened vault.
+        model: The promoted one.
+        who: For the audit log.
+        purpose: Who consented to it is profiled.
+        everybody: Learn and write anew also what nothing changed for.
+        count: Recommendations a person.
+        progress: Called with the people done and all of them.
+
+    Raises:
+        SilhouetteError: As `held_people` and the vault say.
+    """
+    held = held_people(home, vault, model, purpose)
+    complete, learnt = with_parts(home, model, held, again=everybody)
+    return build_held(vault, complete, held, who, everybody=everybody or learnt, count=count, progress=progress)
+
+
 def build_held(
     vault: Vault,
     model: NodeModel,
@@ -117,6 +166,8 @@ def made_records(model: NodeModel, histories: Histories, count: int) -> list[Pro
     found: list[ProfileRecord] = []
     for batch in build_profiles(model.encoder, sorted_ones, cutoff=count):
         found += records_of(model.encoder, sorted_ones, batch, model.words, model.name)
+    if model.local is not None:
+        found = model.local.completed(model.encoder, sorted_ones, found)
     back = order.argsort().tolist()
     return [found[place] for place in back]
 

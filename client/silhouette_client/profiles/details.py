@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from silhouette_client.profiles.build import ProfileBatch
+from silhouette_client.profiles.definitions import TRAITS
 from silhouette_client.profiles.explain import attention_over_events
 from silhouette_client.profiles.record import (
     Evidence,
@@ -23,7 +24,7 @@ from silhouette_client.profiles.record import (
     Trait,
 )
 from silhouette_client.profiles.tags import chance_of_fewer
-from silhouette_client.profiles.traits import TRAITS, trait_scores
+from silhouette_client.profiles.traits import trait_scores
 from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.histories import UNKNOWN, Histories
 from silhouette_shared.schema import BEHAVIOURS

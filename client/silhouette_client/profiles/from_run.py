@@ -106,4 +106,5 @@ def _record(
         traits={name: Trait(str(row[name]), float(row[f"{name}_confidence"])) for name in traits},
         tags=tuple(str(tag) for tag in row["tags"]),
         recommendations=recommended,
+        tastes=None if row.get("tastes") is None else np.asarray(row["tastes"], np.float32),
     )

@@ -80,7 +80,7 @@ def before(histories: Histories, moment: int) -> tuple[Histories, Tensor]:
     return histories.of_events(torch.nonzero(kept).flatten(), rows, counts[rows]), rows
 
 
-def record_features(histories: Histories, now: int) -> Tensor:
+def record_features(histories: Histories, now: int | Tensor) -> Tensor:
     """A person's own record in numbers at a moment, (U, F) float64; a function of that record and of `now` alone.
 
     Logarithms of: events, days since the last one and days since the first one, of all events and of every behaviour;
@@ -89,11 +89,12 @@ def record_features(histories: Histories, now: int) -> Tensor:
 
     Args:
         histories: With events up to the moment only.
-        now: The moment.
+        now: The moment, or each person's own, (U,).
     """
+    moments = now.tolist() if isinstance(now, Tensor) else [now] * len(histories)
     rows = [
-        _record_row(histories.items[a:b], histories.behaviours[a:b], histories.timestamps[a:b], now)
-        for a, b in pairwise(histories.offsets.tolist())
+        _record_row(histories.items[a:b], histories.behaviours[a:b], histories.timestamps[a:b], moment)
+        for moment, (a, b) in zip(moments, pairwise(histories.offsets.tolist()), strict=True)
     ]
     return torch.tensor(rows, dtype=torch.float64, device=histories.items.device)
 
@@ -268,13 +269,13 @@ class Heads:
     heads: Mapping[str, Head]
     risk: RiskScale | None
 
-    def scores(self, encoder: ProfileEncoder, histories: Histories, now: int) -> dict[str, Tensor]:
+    def scores(self, encoder: ProfileEncoder, histories: Histories, now: int | Tensor) -> dict[str, Tensor]:
         """Scores of everybody at a moment, (U,) each, by name.
 
         Args:
             encoder: The one they were learnt on.
             histories: With events up to the moment only.
-            now: The moment, in UTC seconds.
+            now: The moment, or each person's own, (U,), in UTC seconds.
         """
         found: dict[str, Tensor] = {}
         if self.heads:

@@ -26,6 +26,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
+from silhouette_client.profiles.credential import CREDENTIAL, credential
 from silhouette_shared.cli import is_full_disk
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
 from silhouette_shared.files import write_atomically
@@ -33,8 +34,6 @@ from silhouette_shared.files import write_atomically
 KEYS_NAME = "profiles.key"
 """In a node's home, beside `profiles.sqlite`; back it up elsewhere than the store."""
 
-CREDENTIAL = "silhouette-profile-keys"
-"""Name of the systemd credential that holds the passphrase of a service."""
 
 PROTECTORS = "silhouette.protectors"
 """Entry-point group: name -> a callable that takes the settings in the file and gives a `Protector`."""
@@ -282,7 +281,7 @@ def read_keyring(
 
     Args:
         path: Of the file.
-        passphrase: Asked for it if the file needs one.
+        passphrase: Asked for it if the file needs one; None takes the credential of the service manager.
         protector: Used instead of the one that the file names.
 
     Raises:
@@ -311,44 +310,27 @@ def read_keyring(
     return keyring, protector
 
 
+def protection_of(path: Path) -> str:
+    """How a key file names its protection; opens nothing. Errors as `read_keyring`."""
+    return str(_read(path)["protection"])
+
+
 def _protector(path: Path, kind: str, settings: Mapping[str, Any], passphrase: Callable[[], str] | None) -> Protector:
     if kind == KeyFile.kind:
         return KeyFile()
     if kind == Passphrase.kind:
-        given = unattended_passphrase()
-        if given is not None:
-            return Passphrase(given, settings)
-        if passphrase is None:
+        given = credential() if passphrase is None else passphrase()
+        if given is None:
             raise UnavailableError(
                 f"{path}: expected a passphrase, got none; give it at the terminal or with --passphrase-file, and to "
                 f"a service as the systemd credential {CREDENTIAL}"
             )
-        return Passphrase(passphrase(), settings)
+        return Passphrase(given, settings)
     try:
         return installed_protector(kind, settings)
     except UsageError:
         raise UnavailableError(
             f"{path}: expected a protection that is installed, got {kind!r}; install the package that brings it"
-        ) from None
-
-
-def unattended_passphrase() -> str | None:
-    """The passphrase that systemd gave this service as a credential; None where it gave none.
-
-    A credential is in memory that is not swapped, for this service alone, and on the disk only sealed to the machine
-    (`systemd-creds encrypt`); the environment holds the folder's name and never the passphrase.
-
-    Raises:
-        UnavailableError: If it is there and cannot be read.
-    """
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    if not folder or not (Path(folder) / CREDENTIAL).exists():
-        return None
-    try:
-        return (Path(folder) / CREDENTIAL).read_text(encoding="utf-8").split("\n")[0]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnavailableError(
-            f"expected the credential {CREDENTIAL} as text, got {type(error).__name__}; check the unit"
         ) from None
 
 

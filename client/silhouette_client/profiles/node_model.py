@@ -10,12 +10,15 @@ import torch
 from silhouette_client.enrolment.home import NodeHome
 from silhouette_client.offers.run_folder import AgreedRun, read_run
 from silhouette_client.profiles.details import Words
+from silhouette_client.profiles.local_parts import LocalParts, pack_parts, unpack_parts
 from silhouette_client.promoted import held_model, held_stamp
 from silhouette_shared.cards import Accepted
 from silhouette_shared.cards.content import unpack_model
 from silhouette_shared.errors import IntegrityError, UsageError
+from silhouette_shared.files import stamp
 from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.vector import Layout, write_vector
+from silhouette_shared.private_files import read_private, replace
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,14 @@ class NodeModel:
         reference: run:round, for people.
         encoder: Trained, in evaluation.
         words: Of its catalogue.
+        local: What the node learnt of its own people on this encoder; None before its first build.
     """
 
     name: str
     reference: str
     encoder: ProfileEncoder
     words: Words
+    local: LocalParts | None = None
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -52,9 +57,10 @@ class HeldModel:
         self._home, self._device = home, device
 
     def stamp(self) -> tuple[int, ...]:
-        """Changes whenever another is taken; empty if there is none. Reads no model."""
+        """Changes with the model and with what the node learnt on it; empty if there is no model. Reads neither."""
         node = NodeHome.of(self._home)
-        return held_stamp(node) if node.installed else ()
+        held = held_stamp(node) if node.installed else ()
+        return held + stamp(_parts_path(self._home)) if held else ()
 
     def load(self) -> NodeModel:
         """Read it; errors as `promoted_model`."""
@@ -89,12 +95,39 @@ def promoted_model(home: Path, device: torch.device) -> NodeModel:
     vector = unpack_model(held.model, layout).to(device)
     write_vector(encoder, layout, vector[: layout.size])
     encoder.set_prior(vector[layout.size :])
+    name = held.card.model[:16]
     return NodeModel(
-        name=held.card.model[:16],
+        name=name,
         reference=held.card.reference,
         encoder=encoder.eval(),
         words=Words(tuple(run.items), run.titles, run.categories, dict(run.attributes)),
+        local=_kept_parts(home, name, device),
     )
+
+
+def keep_parts(home: Path, parts: LocalParts) -> None:
+    """Write what a node learnt of its own people, for its owner alone, in place of what it learnt before.
+
+    Raises:
+        UnavailableError: If it cannot be written; the old file stays.
+    """
+    replace(_parts_path(home), pack_parts(parts))
+
+
+def _kept_parts(home: Path, model: str, device: torch.device) -> LocalParts | None:
+    """What a node learnt on this model; None if it has learnt nothing yet, or on another one."""
+    path = _parts_path(home)
+    if not path.exists():
+        return None
+    try:
+        parts = unpack_parts(read_private(path), device)
+    except IntegrityError as error:
+        raise IntegrityError(f"{path}: {error}") from None
+    return parts if parts.model == model else None
+
+
+def _parts_path(home: Path) -> Path:
+    return NodeHome.of(home).folder / "local.safetensors"
 
 
 def _run_of(node: NodeHome, held: Accepted, device: torch.device) -> AgreedRun:

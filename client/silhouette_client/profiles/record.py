@@ -1,6 +1,6 @@
 """What the store keeps about one person, and its bytes. No I/O.
 
-A record has nine fields, each encrypted by itself, because roles and retention are by field: who may see tags opens
+A record has ten fields, each encrypted by itself, because roles and retention are by field: who may see tags opens
 only the tags, and a vector can go before the tags do.
 """
 
@@ -19,9 +19,10 @@ from silhouette_shared.errors import IntegrityError, UsageError
 
 Vector = npt.NDArray[np.float32]
 
-FIELDS = ("vector", "weights", "traits", "tags", "recommendations", "facts", "evidence", "user", "items")
+FIELDS = ("vector", "weights", "traits", "tags", "recommendations", "facts", "evidence", "user", "items", "tastes")
 """Names of the fields, in the order of their bits in a row of the store; new ones are added at the end."""
 
+_VECTORS = ("vector", "tastes")
 _MOST_RECOMMENDATIONS = 1000
 
 _JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)  # made once: half of the time
@@ -88,6 +89,7 @@ class ProfileRecord:
         evidence: What tags and profile rest on.
         user: The partner's identifier of the person, so that the members of a segment can be named; sealed as the rest.
         items: What the person touched, the latest first, each once, at most 500: what lookalikes compare.
+        tastes: What they chose and how they valued it, as the partner learnt to tell it (`tastes`), (K,), float32.
 
     Raises:
         UsageError: If a value cannot be stored exactly.
@@ -103,13 +105,15 @@ class ProfileRecord:
     evidence: Evidence | None = None
     user: str | None = None
     items: tuple[str, ...] | None = None
+    tastes: Vector | None = None
 
     def __post_init__(self) -> None:
         """Refuse what would not come back as it went in; the message names no value."""
         _require(1 <= len(self.model) <= 200 and self.model.isprintable(), "a model name of 1 to 200 characters")
-        if self.vector is not None:
-            whole = self.vector.ndim == 1 and self.vector.dtype == np.float32 and bool(np.isfinite(self.vector).all())
-            _require(whole, "a finite float32 vector with one axis")
+        for vector in (self.vector, self.tastes):
+            if vector is not None:
+                whole = vector.ndim == 1 and vector.dtype == np.float32 and bool(np.isfinite(vector).all())
+                _require(whole, "a finite float32 vector with one axis")
         numbers = [*(self.weights or {}).values()]
         numbers += [trait.confidence for trait in (self.traits or {}).values()]
         numbers += [one.score for one in self.recommendations or ()]
@@ -127,13 +131,13 @@ class ProfileRecord:
 
 
 def encode_field(record: ProfileRecord, name: str) -> bytes:
-    """The bytes of one field that is there: the vector as little-endian float32, the others as JSON.
+    """The bytes of one field that is there: vector and tastes as little-endian float32, the others as JSON.
 
     >>> encode_field(ProfileRecord(model="m", tags=("Drama",)), "tags")
     b'["Drama"]'
     """
-    if name == "vector":
-        return cast(Vector, record.vector).astype("<f4").tobytes()
+    if name in _VECTORS:
+        return cast(Vector, getattr(record, name)).astype("<f4").tobytes()
     value = getattr(record, name)
     if name == "traits":
         value = {key: [trait.value, trait.confidence] for key, trait in value.items()}
@@ -154,7 +158,7 @@ def decode_field(name: str, content: bytes) -> Any:
         IntegrityError: If these are not the bytes of that field; they were authentic, so another version wrote them.
     """
     try:
-        if name == "vector":
+        if name in _VECTORS:
             return np.frombuffer(content, dtype="<f4").astype(np.float32, copy=False)
         value = json.loads(content)
         if name in ("weights", "facts"):

@@ -12,7 +12,6 @@ SQLite without a word; therefore every close and every `erase` empties the log.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
@@ -24,7 +23,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from silhouette_client.databases import explained
 from silhouette_client.profiles.keys import Keyring, WrappedKey
 from silhouette_client.profiles.record import FIELDS, ProfileRecord
 from silhouette_client.profiles.schema import REMEDY, create_or_examine, refuse_newer
@@ -39,6 +37,7 @@ from silhouette_client.profiles.sealing import (
     unwrap_key,
 )
 from silhouette_client.segments.rows import SegmentRows
+from silhouette_shared.databases import connect, empty_log, explained, make_file, transaction
 from silhouette_shared.errors import IntegrityError, RefusedError, UnavailableError, UsageError
 
 STORE_NAME = "profiles.sqlite"
@@ -46,10 +45,15 @@ STORE_NAME = "profiles.sqlite"
 
 _T = TypeVar("_T")
 
-_LOCK_SECONDS = 30.0
 _NEVER = 2**62  # an expiry that does not come
 ROWS_A_TRANSACTION = 1000  # a tenth of a second: a pushed event waits for no longer
-_CACHE_KIB = 65_536
+_SETTINGS = (
+    "synchronous = FULL",
+    "secure_delete = ON",
+    "trusted_schema = OFF",
+    "temp_store = MEMORY",
+    "cache_size = -65536",  # KiB
+)
 
 
 class Exclusion(StrEnum):
@@ -317,9 +321,9 @@ class ProfileStore(SegmentRows):
         """
         with self._explained(), self._lock:
             connection = self._connection()
-            self._empty_log(connection)
+            empty_log(connection, str(self._path))
             connection.execute("VACUUM")
-            self._empty_log(connection)
+            empty_log(connection, str(self._path))
 
     def exclude(self, person: bytes, kind: Exclusion) -> None:
         """Put a person on the exclusion list; an erased one stays erased."""
@@ -547,15 +551,10 @@ class ProfileStore(SegmentRows):
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = sqlite3.connect(
-                self._path, isolation_level=None, timeout=_LOCK_SECONDS, check_same_thread=False
-            )
+            connection = connect(self._path, *_SETTINGS)
             self._local.connection = connection
             with self._lock:
                 self._connections.append(connection)
-            for setting in ("synchronous = FULL", "secure_delete = ON", "trusted_schema = OFF", "temp_store = MEMORY"):
-                connection.execute(f"PRAGMA {setting}")
-            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         return connection
 
     @contextmanager
@@ -565,21 +564,12 @@ class ProfileStore(SegmentRows):
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._explained(), self._lock:
-            connection = self._connection()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # SQLite may have rolled back by itself, on a full disk
-                    connection.execute("ROLLBACK")
-                raise
+        with self._explained(), self._lock, transaction(self._connection()) as connection:
+            yield connection
 
     def _begin(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):  # from the start for its owner alone, as its log will be
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        make_file(self._path)
         connection = self._connection()
         refuse_newer(connection, str(self._path))
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -587,14 +577,6 @@ class ProfileStore(SegmentRows):
             raise UnavailableError(f"{self._path}: expected a write-ahead log, got {mode}; put it on a local disk")
         with self._writing():
             create_or_examine(connection, self._keyring, str(self._path))
-
-    def _empty_log(self, connection: sqlite3.Connection) -> None:
-        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if busy:
-            raise UnavailableError(
-                f"{self._path}: removed, but a reader keeps the write-ahead log from being emptied; stop it and run "
-                "the same command again"
-            )
 
     def _explained(self) -> AbstractContextManager[None]:
         return explained(str(self._path), "profile store", remedy=REMEDY, outcome="nothing was changed")

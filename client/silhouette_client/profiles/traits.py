@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from silhouette_client.profiles.definitions import TRAITS
 from silhouette_shared.model.histories import HOURS, UNKNOWN, VALUE_BUCKETS, Histories
 from silhouette_shared.schema import BEHAVIOURS
 
@@ -20,33 +21,6 @@ _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday
 _EVENING = (18, 24)  # hours UTC, the last one excluded
 _WEEKEND = 5  # Saturday, from Monday as 0
 RECENCY_HALF_LIFE_DAYS = 30.0
-
-
-@dataclass(frozen=True)
-class Trait:
-    """A trait and what its score means."""
-
-    name: str
-    definition: str
-    unit: str
-
-
-TRAITS = (
-    Trait("intensity", "events a day, from the first to the last event, counted over at least one day", "events a day"),
-    Trait("recency", "2^(-days since the last event / 30)", "share, 1 is now"),
-    Trait(
-        "breadth", "entropy of the categories of the events, over the logarithm of the number of categories", "0 to 1"
-    ),
-    Trait("loyalty", "share of the events, after the first, on an item that the person had touched before", "share"),
-    Trait("novelty_seeking", "share of the events, after the first, in no category of the event before", "share"),
-    Trait(
-        "price_level", "mean logarithmic bucket of the values of the purchases, over the number of buckets", "0 to 1"
-    ),
-    Trait("return_rate", "returns over purchases, at most 1", "share"),
-    Trait("evening_activity", "share of the events from 18 to 24 o'clock UTC", "share"),
-    Trait("weekend_activity", "share of the events on a Saturday or Sunday, UTC", "share"),
-)
-"""Every trait, in the order of `trait_scores`."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ from silhouette_client.segments.people import PeopleTable
 from silhouette_client.segments.rules import parse_rule
 from silhouette_client.segments.segment import Segment, check_least, check_name
 from silhouette_shared.errors import UsageError
+from silhouette_shared.schema import BEHAVIOURS
 
 UNUSUAL = "unusual-behaviour"
 _UNUSUAL_SHARE = 0.05
+_TELLING = 0.02
 _SEED = 0  # trees and centres are drawn from it: the same people give the same segments
 
 PRESETS: Mapping[str, tuple[str, ...]] = {
@@ -28,10 +30,10 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """People that clustering put together, and the tags they have more of than everybody."""
+    """People that clustering put together, and what they have more of than everybody: tags, else kinds of events."""
 
     rows: npt.NDArray[np.int64]
-    tags: tuple[str, ...]
+    more: tuple[str, ...]
 
 
 def by_rule(table: PeopleTable, text: str) -> npt.NDArray[np.int64]:
@@ -97,7 +99,7 @@ def behaviour_of(table: PeopleTable) -> npt.NDArray[np.float64]:
 
 
 def by_clusters(table: PeopleTable, count: int) -> list[Cluster]:
-    """K-means on the unit vectors, the largest cluster first; how they differ is said by tags.
+    """K-means on the unit vectors, the largest cluster first; told apart by tags, without tags by behaviour.
 
     Raises:
         UsageError: If there are fewer people than clusters, or no vectors.
@@ -109,7 +111,7 @@ def by_clusters(table: PeopleTable, count: int) -> list[Cluster]:
         raise UsageError(f"expected 2 to {len(rows)} clusters, as many as there are people with vectors, got {count}")
     labels = KMeans(count, random_state=_SEED, n_init=3).fit(table.vectors[rows]).labels_
     groups = sorted((rows[labels == label] for label in range(count)), key=lambda group: -len(group))
-    return [Cluster(group, telling_tags(table, group)) for group in groups]
+    return [Cluster(group, telling_tags(table, group) or telling_behaviours(table, group)) for group in groups]
 
 
 def telling_tags(table: PeopleTable, rows: Sequence[int] | npt.NDArray[np.int64], most: int = 3) -> tuple[str, ...]:
@@ -125,6 +127,22 @@ def telling_tags(table: PeopleTable, rows: Sequence[int] | npt.NDArray[np.int64]
         if count / max(1, len(rows)) > everybody[tag] / len(table)
     }
     return tuple(sorted(excess, key=lambda tag: (-excess[tag], tag))[:most])
+
+
+def telling_behaviours(table: PeopleTable, rows: npt.NDArray[np.int64], most: int = 2) -> tuple[str, ...]:
+    """Kinds of events that make up more of some people's records than of everybody's, with both shares.
+
+    Differences of less than `_TELLING` say nothing and are left out.
+    """
+    counts = np.nan_to_num(table.numbers([f"count.{name}" for name in BEHAVIOURS]))
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1.0)
+    own, everybody = shares[rows].mean(0), shares.mean(0)
+    order = np.argsort(everybody - own, kind="stable")[:most]
+    return tuple(
+        f"{BEHAVIOURS[kind]} ({own[kind]:.0%} of their events, {everybody[kind]:.0%} of all)"
+        for kind in order
+        if own[kind] - everybody[kind] >= _TELLING
+    )
 
 
 def _tags(facts: Mapping[str, object]) -> tuple[str, ...]:

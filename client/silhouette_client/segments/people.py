@@ -118,12 +118,13 @@ def _facts(record: ProfileRecord, now: int) -> dict[str, Value]:
 def _add_rfm(facts: list[dict[str, Value]]) -> None:
     """Fifths of the people, 5 the best: of recency, of how often (purchases, else events), of what was spent."""
     bought = any(one.get("count.purchase") for one in facts)
+    priced = any("spent" in one for one in facts)  # purchases may come without prices
     columns = {
         "rfm.recency": [_negative(one.get("recency_days")) for one in facts],
         "rfm.frequency": [_number(one.get("count.purchase" if bought else "events")) for one in facts],
         "rfm.monetary": [_number(one.get("spent", 0.0 if bought and "events" in one else None)) for one in facts],
     }
-    if not any("spent" in one for one in facts):  # bought nothing, or at prices that nobody wrote down
+    if not (bought and priced):
         del columns["rfm.monetary"]
     for name, values in columns.items():
         known = np.array([value for value in values if value is not None])

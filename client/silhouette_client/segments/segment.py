@@ -61,7 +61,8 @@ class Segment:
         check_least(self.least)
         if len(self.members) < self.least:
             raise SmallSegmentError(
-                f"expected a segment of at least {self.least} people, got fewer; widen it: how many it were is not said"
+                f"expected a segment of at least {self.least} people, got fewer (how many is not said); widen it, or "
+                f"ask for fewer with --least, never below {LEAST_OF_ALL}"
             )
 
     @property

@@ -40,6 +40,7 @@ def train_plainly(
         encoder.parameters(),
         lr=training.learning_rate * training.learning_rate_factor(round_number),
         weight_decay=training.weight_decay,
+        fused=True,  # the same step in one pass over the parameters
     )
     encoder.train()
     for _ in range(training.local_epochs):

@@ -5,15 +5,12 @@ Whoever goes on after a kill finds every round in one of these states, and `sett
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
 from silhouette_shared.errors import UnavailableError
 from silhouette_shared.model.appraisal import Appraised
-
-if TYPE_CHECKING:
-    from silhouette_server.coordination.job import RoundRecord
 
 INTERRUPTED = "interrupted"
 """Why a round is void that began and was not heard of again."""
@@ -24,10 +21,22 @@ class StopRequestedError(UnavailableError):
 
 
 @dataclass(frozen=True)
+class RoundRecord:
+    """What a coordinator knows about one round."""
+
+    round: int
+    replies: int
+    refused: int
+    update_norm: float  # L2 norm of the mean update
+    seconds: float
+    steps: tuple[dict[str, float | int | str], ...] = ()  # what each step of a secure round took
+
+
+@dataclass(frozen=True)
 class Commitment:
     """A finished round, as it is committed."""
 
-    record: "RoundRecord"
+    record: RoundRecord
     model: Tensor  # (D + P,) what the run gives after it
     transcript: bytes | None  # signed record of the secure round; None without secure aggregation
     survivors: tuple[str, ...] = ()  # whose updates are in it; empty where that is not known any more

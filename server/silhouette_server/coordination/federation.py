@@ -20,13 +20,13 @@ from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from silhouette_server.coordination.book import Commitment, settle
+from silhouette_server.coordination.book import Commitment, RoundRecord, settle
 from silhouette_server.coordination.checkpoints import (
     Checkpoint,
     read_checkpoint,
     write_checkpoint,
 )
-from silhouette_server.coordination.job import Beside, Counting, Job, RoundRecord, SecureJob
+from silhouette_server.coordination.job import Beside, Counting, Job, SecureJob
 from silhouette_server.coordination.replies import checked_reply, checked_statistic, statistic_expected
 from silhouette_server.coordination.roster import Member, await_nodes, build_roster, by_node
 from silhouette_server.coordination.secure import SecureRounds, SecureSum, VoidRoundError

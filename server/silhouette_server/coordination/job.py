@@ -1,4 +1,4 @@
-"""What a training run is, apart from who takes part, and what is known of each of its rounds."""
+"""What a training run is, apart from who takes part."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from silhouette_server.coordination.book import NoBook, RoundBook
+from silhouette_server.coordination.book import NoBook, RoundBook, RoundRecord
 from silhouette_server.coordination.roster import Introduction
 from silhouette_server.coordination.secure import Desk
 from silhouette_shared.config import Plan, ReleaseName, Replies, Schedule, Statistics
@@ -17,18 +17,6 @@ from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.budget import Budget
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.wire.messages import StatisticName
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """What a coordinator knows about one round."""
-
-    round: int
-    replies: int
-    refused: int
-    update_norm: float  # L2 norm of the mean update
-    seconds: float
-    steps: tuple[dict[str, float | int | str], ...] = ()  # what each step of a secure round took
 
 
 @dataclass(frozen=True)

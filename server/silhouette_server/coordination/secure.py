@@ -226,6 +226,9 @@ class SecureRounds:
         except AbortError as error:
             reasons = "; ".join([str(error), *open_round.reasons.values()])
             raise VoidRoundError(f"{purpose} {number}: {reasons}") from error
+        finally:
+            for name in open_round.reasons:  # it may have been restarted, at whatever step, and gets all of it again
+                self._told.pop(name, None)
 
     def _collect(self, asked: _Open, terms: Terms, inputs: Mapping[str, Vector], ahead: AheadKeys | None) -> SecureSum:
         coordinator = Coordinator(
@@ -270,7 +273,7 @@ class SecureRounds:
         return asked.ask("mask", _parts("delivery", coordinator.shared(_part("shares", shares))))
 
     def _told_by(self, answers: dict[str, Answer]) -> dict[str, Answer]:
-        """Who answers has finished what it was sent; who does not may have been restarted and gets all of it again."""
+        """Who answers has finished what it was sent."""
         self._told = dict.fromkeys(answers, len(self._transcripts))
         return answers
 

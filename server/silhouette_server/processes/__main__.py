@@ -1,38 +1,14 @@
 """What the supervisor starts: `python -m silhouette_server.processes gate|serverapp --home HOME`."""
 
-import argparse
 import asyncio
-import logging
-import signal
 import sys
-import threading
 from pathlib import Path
 
 from silhouette_server.enrolment.office import Office
 from silhouette_server.processes.services import places_of
-from silhouette_shared.errors import SilhouetteError
-from silhouette_shared.supervision import Heart, log_to_standard_error
-
-_LOG = logging.getLogger("silhouette_server.processes")
+from silhouette_shared.supervision import Heart, end_on_signals, interrupt_on_terminate, run_role
 
 _START_PATIENCE = 300.0  # seconds for importing torch on a busy machine
-
-
-def main() -> int:
-    """Run one process until it is asked to end; its exit code."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=["gate", "serverapp"])
-    parser.add_argument("--home", type=Path, required=True)
-    given = parser.parse_args()
-    log_to_standard_error()
-    try:
-        (_gate if given.role == "gate" else _serverapp)(given.home)
-    except SilhouetteError as error:
-        _LOG.error("%s", error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 0
-    return 0
 
 
 def _gate(home: Path) -> None:
@@ -47,7 +23,7 @@ def _gate(home: Path) -> None:
         places.door.address,
         RosterHolders(office),
     )
-    _raise_on_terminate()
+    interrupt_on_terminate()
     asyncio.run(gate.serve(places.listen, places.port, Heart.from_environment()))
 
 
@@ -58,17 +34,11 @@ def _serverapp(home: Path) -> None:
     from silhouette_server.registry.home import open_registry
     from silhouette_server.run_store import RegistryStore
 
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = end_on_signals()
     office = Office.of(home)
     with open_registry(office, write=True) as registry:
         Conductor(office, places_of(office).door, RegistryStore(registry), heart).serve(stop)
 
 
-def _raise_on_terminate() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_role("silhouette_server.processes", {"gate": _gate, "serverapp": _serverapp}))

@@ -9,27 +9,25 @@ Several processes may hold a registry open; they write one after the other. Not 
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 from silhouette_server.registry.entries import NOTHING, Content, Entry, decode, encode, entry_hash
 from silhouette_server.registry.state import Contents
+from silhouette_shared.databases import connect_with_rollback, explained, make_file, transaction
 from silhouette_shared.enrolment.refusals import MalformedError
 from silhouette_shared.errors import IntegrityError, RefusedError, UnavailableError, UsageError
-from silhouette_shared.files import flush_folder
 from silhouette_shared.secagg.keys import Identity, UntrustedError, verify
 
 VERSION = 2
 """Of the tables."""
 
 _APPLICATION = 0x53494C52  # "SILR": what `file` and SQLite's application_id call it
-_LOCK_SECONDS = 30.0
 _LABEL = b"registry entry"
 
 _STEPS: tuple[tuple[str, ...], ...] = (
@@ -108,14 +106,14 @@ class Journal:
         if begins and identity is None:
             raise UsageError(f"{path}: expected a registry, found none; run `silhouette coordinator init` first")
         if identity is not None:
-            _make(path)
+            make_file(path)
             # The journal keeps its name between entries. SQLite flushes the folder as well and ignores a failure.
-            _make(path.with_name(path.name + "-journal"))
+            make_file(path.with_name(path.name + "-journal"))
         connection = _connect(path)
         try:
             keys = (*former, *(() if identity is None else (identity.public,)))
             journal = cls(connection, str(path), identity, keys, clock)
-            with explained(str(path)):
+            with _explained(str(path)):
                 journal._prepare()
             journal.contents()
         except BaseException:
@@ -134,7 +132,7 @@ class Journal:
         Raises:
             IntegrityError: If what was read before is not there any more, or what is new does not follow.
         """
-        with self._lock, explained(self._place):
+        with self._lock, _explained(self._place):
             self._connection.execute("BEGIN")
             try:
                 self._catch_up()
@@ -163,41 +161,37 @@ class Journal:
         """
         if self._identity is None:
             raise RefusedError("expected the coordinator's signing key to change a registry, got none; open it with it")
-        with self._lock, explained(self._place):
-            self._connection.execute("BEGIN IMMEDIATE")
+        with self._lock, _explained(self._place):
             known = (len(self._hashes), self._contents, self._time)
             try:
-                self._catch_up()
-                known = (len(self._hashes), self._contents, self._time)
-                entry = Entry(
-                    sequence=len(self._hashes) + 1,
-                    time=self.now(),
-                    previous=self._hashes[-1] if self._hashes else NOTHING,
-                    content=make(self._contents),
-                )
-                body = encode(entry)
-                found = entry_hash(body)
-                signature = self._identity.sign(_LABEL, b"", bytes.fromhex(found))
-                entry = decode(body)  # what others will read, or none of it
-                self._keep(self._contents.after(entry), entry, found)
-                self._connection.execute(
-                    "INSERT INTO entries (sequence, body, signature) VALUES (?, ?, ?)",
-                    (entry.sequence, body, signature),
-                )
-                self._connection.execute("COMMIT")
+                with transaction(self._connection):
+                    self._catch_up()
+                    known = (len(self._hashes), self._contents, self._time)
+                    entry = Entry(
+                        sequence=len(self._hashes) + 1,
+                        time=self.now(),
+                        previous=self._hashes[-1] if self._hashes else NOTHING,
+                        content=make(self._contents),
+                    )
+                    body = encode(entry)
+                    found = entry_hash(body)
+                    signature = self._identity.sign(_LABEL, b"", bytes.fromhex(found))
+                    entry = decode(body)  # what others will read, or none of it
+                    self._keep(self._contents.after(entry), entry, found)
+                    self._connection.execute(
+                        "INSERT INTO entries (sequence, body, signature) VALUES (?, ?, ?)",
+                        (entry.sequence, body, signature),
+                    )
             except BaseException:
                 # What is on the disk decides, and the next reading starts from what was read before.
                 self._contents, self._time = known[1], known[2]
                 del self._hashes[known[0] :]
-                with suppress(sqlite3.Error):  # a failed COMMIT may have ended it; the first error is the one to tell
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
                 raise
             return self._contents
 
     def contact(self, partner: str, state: str) -> None:
         """Keep when a partner was last seen, and how."""
-        with self._lock, explained(self._place):
+        with self._lock, _explained(self._place):
             self._connection.execute(
                 "INSERT INTO contacts (partner, time, state) VALUES (?, ?, ?) "
                 "ON CONFLICT (partner) DO UPDATE SET time = excluded.time, state = excluded.state",
@@ -206,7 +200,7 @@ class Journal:
 
     def contacts(self) -> dict[str, tuple[int, str]]:
         """When each partner was last seen, in UTC seconds, and how."""
-        with self._lock, explained(self._place):
+        with self._lock, _explained(self._place):
             rows = self._connection.execute("SELECT partner, time, state FROM contacts ORDER BY partner").fetchall()
         return {partner: (time, state) for partner, time, state in rows}
 
@@ -214,7 +208,7 @@ class Journal:
         """Everything that is wrong with the database: its pages, its tables, each entry and each signature."""
         found: list[str] = []
         try:
-            with self._lock, explained(self._place):
+            with self._lock, _explained(self._place):
                 for (line,) in self._connection.execute("PRAGMA integrity_check").fetchall():
                     if line != "ok":
                         found.append(f"the database is damaged: {line}")
@@ -249,20 +243,13 @@ class Journal:
                     f"{self._place}: expected a registry of version {VERSION}, got version {version}; run `silhouette "
                     "run list` once as the coordinator, which migrates it"
                 )
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(self._connection):
                 version = _version(self._connection, self._place)  # another process may have been faster
                 for step in _STEPS[version:]:
                     for statement in step:
                         self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA application_id = {_APPLICATION}")
                 self._connection.execute(f"PRAGMA user_version = {VERSION}")
-                self._connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-                raise
         _check_schema(self._connection, self._place)
 
     def _catch_up(self) -> None:
@@ -347,32 +334,9 @@ def _broken(sequence: int, reason: str) -> IntegrityError:
     )
 
 
-def _make(path: Path) -> None:
-    """Make an empty file unless there is one, and make sure that its name is on the disk."""
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        flush_folder(path.parent)
-    except OSError as error:
-        raise UnavailableError(
-            f"{path}: expected to write here, got {error.strerror or error}; mend that and start again"
-        ) from None
-
-
 def _connect(path: Path) -> sqlite3.Connection:
-    with explained(str(path)):
-        connection = sqlite3.connect(path, isolation_level=None, timeout=_LOCK_SECONDS, check_same_thread=False)
-        try:
-            for setting in ("synchronous = FULL", "recursive_triggers = ON", "trusted_schema = OFF"):
-                connection.execute(f"PRAGMA {setting}")
-            mode = connection.execute("PRAGMA journal_mode = TRUNCATE").fetchone()
-            if mode != ("truncate",):
-                raise UnavailableError(
-                    f"{path}: expected a rollback journal, got {mode}; put the registry on a local disk"
-                )
-        except BaseException:
-            connection.close()
-            raise
-    return connection
+    with _explained(str(path)):
+        return connect_with_rollback(path, "registry")
 
 
 def _version(connection: sqlite3.Connection, place: str) -> int:
@@ -402,42 +366,10 @@ def _check_schema(connection: sqlite3.Connection, place: str) -> None:
         )
 
 
-_DAMAGED = {
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_FORMAT,
-    sqlite3.SQLITE_ERROR,
-    sqlite3.SQLITE_CONSTRAINT,
-    sqlite3.SQLITE_MISMATCH,
-}
-_IN_THE_WAY = {
-    sqlite3.SQLITE_FULL: "the disk is full; free some",
-    sqlite3.SQLITE_BUSY: "another process holds the registry; wait for it or stop it",
-    sqlite3.SQLITE_LOCKED: "another process holds the registry; wait for it or stop it",
-    sqlite3.SQLITE_READONLY: "it may not be written; let the coordinator's user write it and its folder",
-    sqlite3.SQLITE_PERM: "it may not be written; let the coordinator's user write it and its folder",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; let the coordinator's user write it and its folder",
-    sqlite3.SQLITE_IOERR: "the disk failed or is full; mend it or free some",
-    sqlite3.SQLITE_NOMEM: "memory is short; free some",
-}
-
-
-@contextmanager
-def explained(place: str) -> Iterator[None]:
-    """Turn SQLite's failures into what to do."""
-    damaged = "keep these files, and put back the newest copy of the registry"
-    try:
-        yield
-    except UnicodeDecodeError:  # SQLite quotes a damaged table in its message, and Python cannot read that
-        raise IntegrityError(f"{place}: expected a whole registry, got a damaged one; {damaged}") from None
-    except sqlite3.Error as error:
-        # The low byte is the kind; the rest says where it happened. Text that is no UTF-8 comes without a code.
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-        if code in _DAMAGED:
-            raise IntegrityError(
-                f"{place}: expected a whole registry, got a damaged one ({error}); {damaged}"
-            ) from error
-        if code in _IN_THE_WAY:
-            name = getattr(error, "sqlite_errorname", "")
-            raise UnavailableError(f"{place}: {_IN_THE_WAY[code]} ({name})") from error
-        raise
+def _explained(place: str) -> AbstractContextManager[None]:
+    return explained(
+        place,
+        "registry",
+        remedy="keep these files, and put back the newest copy of the registry",
+        outcome="look with `silhouette run list` before going on",
+    )

@@ -166,20 +166,38 @@ def top_items(scores: Tensor, seen: Tensor, cutoff: int = 10) -> Tensor:
     """
     allowed = _allowed(scores, seen)
     _check_cutoff(cutoff)
-    fewest = int(allowed.sum(dim=1).min()) if len(scores) else cutoff
+    fewest = int(unseen_counts(seen, scores.shape[1] - 1).min()) if len(scores) else cutoff
     if fewest < cutoff:
         raise ValueError(f"expected at least {cutoff} unseen items in every row, got {fewest}; lower the cutoff")
     masked = scores.masked_fill(~allowed, -math.inf)
-    # topk alone leaves the order of ties open, so it only gives the k-th best score, and ids
-    # settle the ties there.
-    threshold = masked.topk(cutoff, dim=1, sorted=True).values[:, -1:]  # (B, 1)
+    # topk alone leaves the order of ties open. Where the next score is below the k-th it has the right items, which is
+    # nearly everywhere and costs a fraction of what settling ties by id does.
+    values, items = masked.topk(cutoff + 1, dim=1)
+    unclear = (values[:, cutoff - 1] == values[:, cutoff]).nonzero()[:, 0]
+    items = items[:, :cutoff].sort(dim=1).values  # ids ascending
+    items[unclear] = _settled(masked[unclear], allowed[unclear], values[unclear, cutoff - 1 : cutoff], cutoff)
+    order = masked.gather(1, items).sort(dim=1, descending=True, stable=True).indices
+    return items.gather(1, order)
+
+
+def unseen_counts(seen: Tensor, items: int) -> Tensor:
+    """How many of the items 1..`items` each row has not seen, (B,); `seen` as in `top_items`.
+
+    >>> unseen_counts(torch.tensor([[2, 0, 2, 1], [0, 0, 0, 0]]), items=3)
+    tensor([1, 3])
+    """
+    ordered = seen.sort(dim=1).values
+    fresh = torch.nn.functional.pad(ordered, (1, 0)).diff(dim=1) > 0  # the padding 0 comes first and is none
+    return items - fresh.sum(dim=1)
+
+
+def _settled(masked: Tensor, allowed: Tensor, threshold: Tensor, cutoff: int) -> Tensor:
+    """The `cutoff` best of every row, ids ascending; of those that have the k-th best score the smaller ids, (B, k)."""
     above = masked > threshold
     tied = (masked == threshold) & allowed
     places = cutoff - above.sum(dim=1, keepdim=True)
     chosen = above | (tied & (tied.cumsum(dim=1) <= places))  # exactly k in every row
-    items = chosen.nonzero()[:, 1].view(len(scores), cutoff)  # ids ascending
-    order = masked.gather(1, items).sort(dim=1, descending=True, stable=True).indices
-    return items.gather(1, order)
+    return chosen.nonzero()[:, 1].view(len(masked), cutoff)
 
 
 def coverage(top: Tensor, items: int) -> float:
@@ -404,7 +422,7 @@ def _allowed(scores: Tensor, seen: Tensor) -> Tensor:
     if seen.ndim != 2 or len(seen) != len(scores):
         raise ValueError(f"expected seen items of shape ({len(scores)}, S), got {tuple(seen.shape)}")
     _check_ids("seen items", seen, lowest=0, highest=scores.shape[1] - 1)
-    if bool(scores.isnan().any()):
+    if scores.numel() and bool(scores.amax().isnan()):  # the largest of numbers and NaN is NaN
         raise ValueError("expected scores that are numbers, got NaN; the model has diverged")
     allowed = torch.ones_like(scores, dtype=torch.bool)
     allowed[:, 0] = False

@@ -97,9 +97,13 @@ def verify_transcript(data: bytes, pins: Pins, *, run: str, previous: bytes, las
     (manifest,) = found.manifest
     check_manifest(manifest, pins, step)
     if manifest.run != run or manifest.previous != previous:
-        raise ForgedError(
-            step, "expected the transcript that follows the last one of this run, got another", COORDINATOR
+        expected = (
+            "expected the first transcript of this run, got a later one (a partner that was started again has seen "
+            "none, and is told all of them when the next round begins)"
+            if manifest.run == run and previous == genesis(run)
+            else "expected the transcript that follows the last one of this run, got another"
         )
+        raise ForgedError(step, expected, COORDINATOR)
     threshold, names = manifest.threshold, manifest.names
     context = manifest_context(manifest)
     keys = context if manifest.ahead == NOTHING else manifest.ahead

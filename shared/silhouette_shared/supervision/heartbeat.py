@@ -7,6 +7,8 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,8 @@ VARIABLE = "SILHOUETTE_HEARTBEAT"
 """Environment variable with the path of the file; a process without it is not watched."""
 
 _USUAL_PATIENCE = 30.0
+_PULSE_SECONDS = 5.0
+_WORKING_PATIENCE = 120.0  # a library may keep all threads waiting for a while
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,33 @@ class Heart:
             partial = self._path.with_name(f".{self._path.name}.tmp")
             partial.write_text(json.dumps({"at": time.monotonic(), "patience": patience}), encoding="utf-8")
             partial.replace(self._path)
+
+    @contextmanager
+    def beating(self, longest: float) -> Iterator[None]:
+        """Signs of life from a thread of its own while the caller works on something.
+
+        A process that is stopped as a whole is noticed within minutes, one whose work never ends after `longest`.
+
+        Args:
+            longest: Seconds that the work may take.
+        """
+        done = threading.Event()
+
+        def pulse() -> None:
+            until = time.monotonic() + longest
+            while time.monotonic() < until:
+                self.beat(_WORKING_PATIENCE)
+                if done.wait(_PULSE_SECONDS):
+                    return
+
+        thread = threading.Thread(target=pulse, daemon=True, name="pulse")
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            self.beat()
 
 
 def read_beat(path: Path) -> Beat | None:

@@ -92,7 +92,7 @@ def study_command(
     if output is Format.json:
         emit(table.document())
     else:
-        _print(table)
+        print_table(table)
 
 
 def _say(text: str) -> None:
@@ -125,7 +125,8 @@ def _record(path: Path, bench: Bench, name: str, people: int | None, table: Stud
     )
 
 
-def _print(table: StudyTable) -> None:
+def print_table(table: StudyTable) -> None:
+    """Show a study's table on the screen."""
     screen = Console()
     if not screen.is_terminal:
         screen.width = max(screen.width, 160)

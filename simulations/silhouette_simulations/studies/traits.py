@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from silhouette_client.profiles.traits import TRAITS, trait_scores
+from silhouette_client.profiles.definitions import TRAITS
+from silhouette_client.profiles.traits import trait_scores
 from silhouette_shared.errors import UsageError
 from silhouette_shared.model.histories import Histories
 from silhouette_simulations.studies.bench import Bench, StudyTable, whole_histories

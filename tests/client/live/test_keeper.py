@@ -23,6 +23,13 @@ from silhouette_shared.errors import IntegrityError, UsageError
 NEW = "known-from-live-events-alone"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def enough_people() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("silhouette_client.profiles.tastes.LEAST_PEOPLE", len(USERS))
+        yield
+
+
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Profiled:
     return Profiled(tmp_path_factory.mktemp("keeper"))
@@ -67,6 +74,7 @@ def test_it_starts_without_a_model_takes_the_first_one_and_then_another(
 
 
 def test_a_person_known_from_a_push_alone_has_every_field_of_a_profile(vault: Vault, keeper: Keeper) -> None:
+    keeper.follow()  # the build before has learnt what tells tastes
     assert keeper.service.push([event(NEW, f"i{k}", 1_750_000_100 + k) for k in range(1, 6)], "shop").profiles == 1
     record = vault.get(NEW, "test", "show")
     assert record is not None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.client.serving.test_grpc_server import Authority
+from tests.authority import Authority
 from tests.profiled import Profiled
 
 from silhouette_client.ingest.records import FOLDER

@@ -41,7 +41,7 @@ def test_whoever_is_first_makes_the_key_of_all(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_missing_is_said_to_be(tmp_path: Path) -> None:
-    with pytest.raises(UnavailableError, match="expected to write the ledger key, got No such file"):
+    with pytest.raises(UnavailableError, match="No such file"):
         make_key(tmp_path / "none" / "ledger.key")
 
 
@@ -50,7 +50,7 @@ def test_a_key_of_another_length_is_refused(tmp_path: Path, size: int) -> None:
     path = tmp_path / "ledger.key"
     path.write_bytes(bytes(size))
     path.chmod(0o600)
-    with pytest.raises(IntegrityError, match="expected 32 bytes, got another length") as caught:
+    with pytest.raises(IntegrityError, match="expected a key of 32 bytes, got") as caught:
         read_key(path)
     assert "00" not in str(caught.value).replace(str(path), "")
 

@@ -20,10 +20,10 @@ from pathlib import Path
 import pytest
 from tests.ledgers import ANY, NODE, PLAN, START, STEP, Clock, Place, charge, steps
 
-from silhouette_client.policy import ledger_store
 from silhouette_client.policy.ledger_store import Ledger, read_chain
 from silhouette_client.policy.receipt import Receipt
 from silhouette_client.policy.witness import FileWitness, MemoryWitness
+from silhouette_shared import databases
 from silhouette_shared.errors import IntegrityError, RefusedError, UnavailableError, UsageError
 from silhouette_shared.privacy import calibrate
 from silhouette_shared.privacy.admission import run_epsilon
@@ -791,7 +791,7 @@ def test_a_closed_ledger_charges_and_redeems_nothing(place: Place) -> None:
 def test_a_ledger_that_somebody_else_holds_is_waited_for_and_then_refused(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_store, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(databases, "_LOCK_SECONDS", 0.1)
     with place.open() as ledger:
         other = sqlite3.connect(place.path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")

@@ -15,7 +15,8 @@ from tests.profiled import USERS, Profiled
 from silhouette_client.processes.__main__ import main as run_process
 from silhouette_client.processes.builds import BUILT, Builder, build_all
 from silhouette_client.processes.services import places_of, prepare
-from silhouette_client.profiles.keys import CREDENTIAL, KeyFile, Passphrase
+from silhouette_client.profiles.credential import CREDENTIAL
+from silhouette_client.profiles.keys import KeyFile, Passphrase
 from silhouette_client.profiles.vault import Vault
 from silhouette_shared.errors import UnavailableError
 

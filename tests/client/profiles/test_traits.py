@@ -10,8 +10,9 @@ import torch
 from scipy import stats
 from tests.people import ITEMS, histories, only, vocabulary
 
+from silhouette_client.profiles.definitions import TRAITS
 from silhouette_client.profiles.tags import tags_of
-from silhouette_client.profiles.traits import TRAITS, trait_scores
+from silhouette_client.profiles.traits import trait_scores
 from silhouette_shared.model.histories import VALUE_BUCKETS, Histories
 from silhouette_shared.schema import BEHAVIOURS
 

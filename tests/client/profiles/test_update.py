@@ -89,7 +89,7 @@ def test_somebody_elses_event_does_not_change_a_profile() -> None:
 
 def test_a_continuation_is_the_head_rolled_forward_one_event_at_a_time() -> None:
     people, model = histories(), encoder(scale=10.0, behaviour_head=True)
-    found = continue_histories(model, people, 3)
+    found = continue_histories(model, people, 3, anchor=0.0)
     assert found.shape == (len(LENGTHS), 3)
     for person in (0, 3):
         own = only(people, [person])
@@ -126,6 +126,17 @@ def test_a_continuation_repeats_nothing_unless_it_may_and_draws_from_its_generat
         continue_histories(model, people, 20)
     with pytest.raises(UsageError, match="expected at least 1 step, got 0"):
         continue_histories(model, people, 0)
+    with pytest.raises(UsageError, match="expected an anchor from 0 to 1, got 2"):
+        continue_histories(model, people, 1, anchor=2)
+
+
+def test_anchored_to_its_first_answer_a_continuation_is_the_best_new_items_in_their_order() -> None:
+    people, model = histories(), encoder(scale=10.0)
+    found = continue_histories(model, people, 5, anchor=1.0)
+    for person in range(len(LENGTHS)):
+        (profile,) = build_profiles(model, only(people, [person]), cutoff=5)
+        assert found[person].tolist() == profile.recommended[0].tolist()
+    assert not torch.equal(found, continue_histories(model, people, 5, anchor=0.0))
 
 
 def test_there_are_as_many_behaviours_as_a_head_may_answer() -> None:

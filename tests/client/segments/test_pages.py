@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.profiles import profile
 
-from silhouette_client.profiles.answers import page as profile_page
+from silhouette_client.profiles.page import page as profile_page
 from silhouette_client.segments.map import Point, Projection
 from silhouette_client.segments.page import page as map_page
 
@@ -63,4 +63,4 @@ def test_a_browser_shows_both_pages_without_asking_anybody(tmp_path: Path) -> No
         assert shot.stat().st_size > 20_000  # an empty page is a few kilobytes
     assert shown["map"].count("<circle") == 2 * len(POINTS)
     assert "Seen 1" in shown["profile"]
-    assert "Drama: 50% of the events, 25% of the items" in shown["profile"]
+    assert "50% of the events, 25% of the items" in shown["profile"]

@@ -102,10 +102,26 @@ def test_presets_choose_who_spends_who_stays_away_and_who_is_unlike_the_others(t
         by_preset(table, "best")
 
 
+def test_without_tags_and_prices_clusters_are_told_by_behaviour_and_high_value_by_frequency() -> None:
+    records = []
+    for number in range(60):
+        full = person(number)
+        assert full.facts is not None
+        kind = "cart" if number % 2 else "view"
+        facts = {"events": 10.0, "count.purchase": float(number % 5), f"count.{kind}": 10.0 - number % 5}
+        records.append((bytes([number]) * 32, type(full)(**{**vars(full), "tags": (), "facts": facts})))
+    bare = table_of(records, NOW)
+    told = {one.more for one in by_clusters(bare, 2)}
+    assert told == {("view (80% of their events, 40% of all)",), ("cart (80% of their events, 40% of all)",)}
+    words, rows = by_preset(bare, "high-value")
+    assert words == "rfm.frequency >= 5"
+    assert len(rows) == 12, "the fifth with the most purchases"
+
+
 def test_clusters_put_like_people_together_and_say_how_they_differ(table: PeopleTable) -> None:
     first, second = by_clusters(table, 2)
     assert {len(first.rows), len(second.rows)} == {PEOPLE // 2}
-    assert {first.tags, second.tags} == {("Drama", "War"), ("Comedy",)}
+    assert {first.more, second.more} == {("Drama", "War"), ("Comedy",)}
     with pytest.raises(UsageError, match="expected 2 to 120 clusters"):
         by_clusters(table, 121)
 

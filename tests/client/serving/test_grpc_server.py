@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import socket as sockets
 import threading
 import time
@@ -14,12 +13,8 @@ from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.authority import Authority, Signed
 from tests.client.serving.generate import FOLDER, NAMES, generate
 from tests.client.serving.raw_http2 import RawClient, message
 from tests.profiles import profile
@@ -46,42 +41,6 @@ REQUESTS: dict[str, Any] = {
     "Verify": pb.VerifyRequest(),
 }
 NEEDS_MORE = {"SimilarSegments", "PushEvents"}  # granted, they say that this node has no segments and no model
-
-
-@dataclass
-class Signed:
-    certificate: bytes
-    key: bytes
-
-
-class Authority:
-    """Signs certificates for tests."""
-
-    def __init__(self, name: str) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self.pem = self.sign(self.name, self.key, ca=True).certificate
-
-    def sign(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, ca: bool = False, days: int = 2) -> Signed:
-        now = dt.datetime.now(dt.UTC)
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self.name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=10))
-            .not_valid_after(now + dt.timedelta(days=days))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-            .sign(self.key, hashes.SHA256())
-        )
-        secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return Signed(made.public_bytes(Encoding.PEM), secret)
-
-    def issue(self, name: str, days: int = 2) -> Signed:
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        return self.sign(subject, ec.generate_private_key(ec.SECP256R1()), days=days)
 
 
 @dataclass
@@ -438,6 +397,39 @@ def test_a_socket_that_is_not_ours_is_not_used(tmp_path: Path) -> None:
         (tmp_path / "wide").chmod(0o666)
         with pytest.raises(RefusedError, match="mode 600"):
             ProfileClient.on_socket(tmp_path / "wide")
+
+
+def test_a_socket_that_another_user_put_in_the_services_place_is_not_asked_and_the_service_answers_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority("partner")
+    server, who = authority.issue("localhost"), authority.issue("shop")
+    with (
+        Vault.open(tmp_path, make=KeyFile()) as vault,
+        serving(
+            Service(vault),
+            vault,
+            log=tmp_path / LOG_NAME,
+            access=Access({"shop": Grant(roles=frozenset({Role.tags}))}),
+            socket=tmp_path / "p.sock",
+            address="localhost:0",
+            tls=Tls(server.certificate, server.key, authority.pem),
+        ) as port,
+        sockets.socket(sockets.AF_UNIX) as theirs,
+    ):
+        (tmp_path / "p.sock").unlink()
+        theirs.bind(str(tmp_path / "p.sock"))
+        (tmp_path / "p.sock").chmod(0o600)
+        theirs.listen()
+        theirs.setblocking(False)
+        monkeypatch.setattr("silhouette_client.serving.client.os.getuid", lambda: 12345)  # so it is another user's
+        with pytest.raises(RefusedError, match="expected a socket of this user alone"):
+            ProfileClient.on_socket(tmp_path / "p.sock")
+        with pytest.raises(BlockingIOError):
+            theirs.accept()  # nobody has called
+        house = House(tmp_path, tmp_path / "p.sock", port, authority)
+        with house.client(who) as client, pytest.raises(NoProfileError):
+            client.profile("anna")
 
 
 def test_a_second_service_on_a_socket_is_refused_and_a_dead_ones_socket_is_taken(house: House, tmp_path: Path) -> None:

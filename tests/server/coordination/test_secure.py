@@ -201,7 +201,9 @@ def test_after_a_drop_out_the_next_round_takes_five_steps(tmp_path: Path) -> Non
     assert len(survivors(house)["training/3"]) == 5
 
 
-def test_a_restarted_partner_is_told_what_it_missed_and_comes_back(tmp_path: Path) -> None:
+def test_a_restarted_partner_is_told_what_it_missed_and_comes_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     house = Consortium(tmp_path / "a", secure_plan(rounds=4))
 
     def restarting(passed: Passed, message: Message) -> Message:
@@ -214,6 +216,23 @@ def test_a_restarted_partner_is_told_what_it_missed_and_comes_back(tmp_path: Pat
     found = survivors(house)
     assert [len(found[f"training/{number}"]) for number in (1, 2, 3, 4)] == [5, 5, 4, 5]
     assert [step for group, step in house.wire.steps() if group == "training 4"] == FIVE
+    assert "a partner that was started again has seen none, and is told all of them when the next" in caplog.text
+
+
+@pytest.mark.parametrize("step", ["agree", "unmask"])
+def test_a_partner_restarted_late_in_a_round_is_in_the_next_sum(tmp_path: Path, step: str) -> None:
+    """It had been told of the rounds before, and has forgotten all of them."""
+    house = Consortium(tmp_path / "a", secure_plan(rounds=3))
+
+    def restarting(passed: Passed, message: Message) -> Message:
+        if in_round(2, step, "partner-1", answer=False)(passed):  # type: ignore[operator]
+            house.restart("partner-1")
+        return message
+
+    house.wire.trouble = restarting
+    house.run()
+    assert [len(survivors(house)[f"training/{number}"]) for number in (1, 2, 3)] == [5, 5, 5]
+    assert [name for group, name in house.wire.steps() if group == "training 3"] == FIVE
 
 
 def test_after_a_void_round_the_next_one_takes_five_steps_and_the_number_is_used_up(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from silhouette_shared.supervision import Heart
+from silhouette_shared.supervision import Heart, heartbeat
 from silhouette_shared.supervision import logs as module
 from silhouette_shared.supervision.heartbeat import Beat, read_beat
 from silhouette_shared.supervision.logs import JsonLines, LogFile, json_line
@@ -75,3 +76,27 @@ def test_a_heart_says_how_long_it_may_be_silent(tmp_path: Path) -> None:
 
 def test_a_beat_is_overdue_when_its_patience_is_over() -> None:
     assert Beat(at=100.0, patience=3.0).overdue(105.0) == 2.0
+
+
+def beat_of(path: Path) -> Beat:
+    found = read_beat(path)
+    assert found is not None
+    return found
+
+
+def test_a_heart_beats_while_something_is_worked_on_and_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "_PULSE_SECONDS", 0.02)
+    path = tmp_path / "agent.beat"
+    with Heart(path).beating(longest=0.3):
+        time.sleep(0.1)
+        early = beat_of(path)
+        time.sleep(0.1)
+        later = beat_of(path)
+        time.sleep(0.4)
+        silent = beat_of(path)
+        time.sleep(0.1)
+        assert beat_of(path) == silent
+    assert early.at < later.at < silent.at < beat_of(path).at
+    assert 60.0 < early.patience < 300.0  # a process that is stopped as a whole is noticed so soon

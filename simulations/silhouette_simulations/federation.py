@@ -1,0 +1,148 @@
+"""What federating costs each partner: federated against pooled and local only, person by person, with the bytes.
+
+The rows may stand in several runs over the same people: pooled training does not depend on how people are dealt.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from silhouette_shared.config import Plan, read_plan
+from silhouette_shared.errors import UsageError
+from silhouette_shared.model.evaluation import Interval, paired_bootstrap
+from silhouette_shared.randomness import ReproducibleSource
+from silhouette_simulations.report.reading import Header, Ranks, read_header, read_ranks
+from silhouette_simulations.studies.bench import StudyTable
+
+_BYTES_A_PARAMETER = 4
+
+
+def federation(
+    federated: Path,
+    pooled: Path,
+    local: Path | None = None,
+    *,
+    counts: float = 0.0,
+    with_counts: Callable[[Path], Ranks] | None = None,
+) -> StudyTable:
+    """A line for everybody and one for each partner.
+
+    Args:
+        federated: A finished run with the row federated; its partners are the lines.
+        pooled: A finished run with the row pooled, over the same people.
+        local: A finished run with the row local_only, of the same partition; None leaves it out.
+        counts: Part of the transition counts that is told in the title, where there is `with_counts`.
+        with_counts: Ranks of a run's model together with transition counts of all its people, which are the same
+            sum whether the people are pooled or not; None ranks federated and pooled by the models alone.
+
+    Raises:
+        UsageError: If a run has no such row, is not finished, or is over other data, people or partners.
+        IntegrityError: If a file is damaged.
+    """
+    header, plan = _finished(federated)
+    own = _row(federated, "federated")
+    homes = _homes(federated)
+    others = {"pooled": _like(pooled, header, plan, "pooled", own)}
+    if with_counts is not None:
+        own, others = with_counts(federated), {"pooled": with_counts(pooled)}
+    if local is not None:
+        others["local only"] = _like(local, header, plan, "local_only", own)
+        _refuse_other_partners(local, homes)
+    gains = {"federated": own.gains()} | {name: ranks.gains() for name, ranks in others.items()}
+    traffic = _traffic(federated)
+    everybody = torch.arange(len(own.people))
+    lines = [_line("everybody", everybody, gains, None)]
+    for partner, _ in header.partners:
+        rows = torch.tensor([row for row, user in enumerate(own.people) if homes[user] == partner])
+        if len(rows):
+            lines.append(_line(partner, rows, gains, traffic))
+    return StudyTable(
+        title=f"What federating costs, {header.dataset}, {len(header.partners)} partners ({plan.partition.scheme})"
+        + (f", with transition counts, part {counts:g}" if with_counts is not None else ""),
+        columns=tuple(lines[0]),
+        rows=tuple(lines),
+        notes=(
+            "NDCG@10; intervals are paired bootstraps over people, 95 %",
+            f"bytes of a partner in the whole run, {plan.training.rounds} rounds: the model down and the update up, "
+            "4 bytes a parameter, without the envelopes",
+        ),
+    )
+
+
+def _line(name: str, rows: Tensor, gains: Mapping[str, Tensor], traffic: int | None) -> dict[str, object]:
+    mean = {row: float(values[rows].mean()) for row, values in gains.items()}
+    line: dict[str, object] = {"partner": name, "people": len(rows)}
+    line |= {row: mean[row] for row in ("local only", "federated", "pooled") if row in mean}
+    line["of pooled"] = mean["federated"] / mean["pooled"] if mean["pooled"] else None
+    for other in ("pooled", "local only"):
+        if other in gains:
+            line[f"less {other}"] = _difference(gains["federated"][rows], gains[other][rows], name, other)
+    line["bytes down"] = line["bytes up"] = traffic
+    return line
+
+
+def _difference(left: Tensor, right: Tensor, *path: str) -> Interval:
+    draw = ReproducibleSource(0).child("federation", *path).torch_generator()
+    return paired_bootstrap(left, right, generator=draw)
+
+
+def _finished(folder: Path) -> tuple[Header, Plan]:
+    header, plan = read_header(folder), read_plan(folder / "plan.toml")
+    if not header.complete:
+        raise UsageError(
+            f"{folder}: expected a complete run, got an unfinished one; go on with it by `silhouette sim run --resume`"
+        )
+    return header, plan
+
+
+def _row(folder: Path, row: str) -> Ranks:
+    found = read_ranks(folder)
+    if row not in found:
+        raise UsageError(f"{folder}: expected a run with the row {row}, got {', '.join(found) or 'none'}; name another")
+    return found[row]
+
+
+def _like(folder: Path, header: Header, plan: Plan, row: str, own: Ranks) -> Ranks:
+    """The row of another run, which has to be over the same data, target and people."""
+    other, its_plan = _finished(folder)
+    ranks = _row(folder, row)
+    for what, expected, got in (
+        ("data set", header.dataset_digest, other.dataset_digest),
+        ("evaluation", _asked(plan), _asked(its_plan)),
+        ("people", own.people, ranks.people),
+    ):
+        if expected != got:
+            raise UsageError(f"{folder}: expected the {what} of the federated run, got another; name a run like it")
+    return ranks
+
+
+def _asked(plan: Plan) -> tuple[str, str, float]:
+    return plan.evaluation.target, plan.evaluation.split, plan.evaluation.held_out_share
+
+
+def _homes(folder: Path) -> dict[str, str]:
+    """Partner of each person."""
+    table = pq.read_table(folder / "ranks.parquet", columns=["partner", "user"])
+    return dict(
+        zip((str(user) for user in table.column("user").to_pylist()), table.column("partner").to_pylist(), strict=True)
+    )
+
+
+def _refuse_other_partners(folder: Path, homes: Mapping[str, str]) -> None:
+    if _homes(folder) != homes:
+        raise UsageError(
+            f"{folder}: expected the partners of the federated run, got others; use the same [partition] and seed"
+        )
+
+
+def _traffic(folder: Path) -> int:
+    """Bytes that a partner receives, and as many that it sends, in all rounds."""
+    parameters = int(json.loads((folder / "model" / "card.json").read_text(encoding="utf-8"))["parameters"])
+    with (folder / "rounds.csv").open(encoding="utf-8", newline="") as file:
+        rounds = [line["row"] for line in csv.DictReader(file)].count("federated")
+    return rounds * parameters * _BYTES_A_PARAMETER

@@ -1,0 +1,118 @@
+"""What federating costs is told of the people and partners it says; runs that do not belong together are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from tests.simulations.run_folders import ndcg_at_10, plan_for, write_run_folder
+
+from silhouette_shared.cli import main
+from silhouette_shared.config import Partition
+from silhouette_shared.errors import UsageError
+from silhouette_shared.model.evaluation import Interval
+from silhouette_simulations.federation import federation
+from silhouette_simulations.report.reading import Ranks, read_ranks
+from silhouette_simulations.results import read_results
+
+PARAMETERS = 1000
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return finished(tmp_path / "run", mode="none")
+
+
+def finished(folder: Path, *, partners: int = 5, prefix: str = "", state: str = "complete", mode: str = "none") -> Path:
+    made = write_run_folder(
+        folder,
+        plan=plan_for(mode=mode, partition=Partition(partners=partners)),
+        partners=partners,
+        prefix=prefix,
+        state=state,
+    )
+    (made / "model" / "card.json").write_text(json.dumps({"trained_as": "federated", "parameters": PARAMETERS}))
+    return made
+
+
+def test_every_partner_has_its_own_people_their_means_and_its_bytes(run: Path) -> None:
+    table = federation(run, run, run)
+    assert [row["partner"] for row in table.rows] == ["everybody", *(f"partner-{n}" for n in range(5))]
+    ranks = pq.read_table(run / "ranks.parquet").to_pandas()
+    rounds = (run / "rounds.csv").read_text().count("\nfederated,")
+    for line in table.rows:
+        own = ranks if line["partner"] == "everybody" else ranks[ranks["partner"] == line["partner"]]
+        means = {
+            name: ndcg_at_10(np.asarray(own.loc[own["row"] == row, "rank"]))
+            for name, row in (("local only", "local_only"), ("federated", "federated"), ("pooled", "pooled"))
+        }
+        assert {name: line[name] for name in means} == pytest.approx(means)
+        assert line["of pooled"] == pytest.approx(means["federated"] / means["pooled"])
+        assert line["people"] == (own["row"] == "federated").sum()
+        less = line["less local only"]
+        assert isinstance(less, Interval)
+        assert less.mean == pytest.approx(means["federated"] - means["local only"])
+        assert less.low < less.mean < less.high
+        expected = None if line["partner"] == "everybody" else rounds * PARAMETERS * 4
+        assert (line["bytes down"], line["bytes up"]) == (expected, expected)
+    assert rounds > 0
+
+
+def test_rows_may_stand_in_several_runs_and_local_training_may_be_left_out(run: Path, tmp_path: Path) -> None:
+    other = finished(tmp_path / "other", partners=3)  # pooled training does not depend on the partners
+    table = federation(run, other)
+    assert "local only" not in table.columns
+    assert len(table.rows) == 6
+
+
+def test_with_counts_the_ranks_of_both_are_those_of_model_and_counts_together(run: Path) -> None:
+    asked: list[Path] = []
+
+    def with_counts(folder: Path) -> Ranks:
+        asked.append(folder)
+        own = read_ranks(folder)["federated"]
+        return Ranks(own.users, np.full(len(own.users), 1 if len(asked) == 1 else 0))
+
+    table = federation(run, run, run, counts=0.5, with_counts=with_counts)
+    assert table.title.endswith("with transition counts, part 0.5")
+    assert asked == [run, run]
+    for line in table.rows:
+        assert line["federated"] == pytest.approx(1 / np.log2(3))
+        assert line["pooled"] == 1.0
+        assert line["local only"] != 1.0
+
+
+def test_runs_that_do_not_belong_together_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected the people of the federated run"):
+        federation(run, finished(tmp_path / "others", prefix="x"))
+    with pytest.raises(UsageError, match="expected a complete run"):
+        federation(run, finished(tmp_path / "half", state="running"))
+    with pytest.raises(UsageError, match="expected the partners of the federated run"):
+        federation(run, run, finished(tmp_path / "three", partners=3))
+    renamed = json.loads((run / "run.json").read_text()) | {"dataset_digest": "e" * 64}
+    elsewhere = finished(tmp_path / "elsewhere")
+    (elsewhere / "run.json").write_text(json.dumps(renamed))
+    with pytest.raises(UsageError, match="expected the data set of the federated run"):
+        federation(run, elsewhere)
+    table = pq.read_table(elsewhere / "ranks.parquet").to_pandas()
+    table[table["row"] != "federated"].to_parquet(elsewhere / "ranks.parquet")
+    with pytest.raises(UsageError, match="expected a run with the row federated"):
+        federation(elsewhere, run)
+
+
+def test_the_command_prints_and_records_the_table(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "results.jsonl"
+    command = ["sim", "federation", str(run), "--local", str(run), "--record", str(kept)]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "partner-4" in shown
+    assert "bytes of a partner in the whole run" in " ".join(shown.split())
+    assert main([*command, "--format", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (result,) = read_results(kept)
+    assert (result.what, result.values) == ("federation", document)
