@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ from tests.profiled import USERS, Profiled
 
 from silhouette_client.processes.__main__ import main as run_process
 from silhouette_client.processes.builds import BUILT, Builder, build_all
+from silhouette_client.processes.services import places_of, prepare
 from silhouette_client.profiles.credential import CREDENTIAL
-from silhouette_client.profiles.keys import Passphrase
+from silhouette_client.profiles.keys import KeyFile, Passphrase
 from silhouette_client.profiles.vault import Vault
 from silhouette_shared.errors import UnavailableError
 
@@ -80,8 +83,6 @@ def test_leaving_ends_a_running_build_and_it_counts_as_not_done(node: Profiled, 
     slow = (sys.executable, "-c", "import time; time.sleep(60)")
     with Builder(node.home, tmp_path, seconds=0.01, command=slow) as builder:
         assert builder.is_due()
-        import time
-
         time.sleep(0.5)
     assert not (tmp_path / BUILT).exists()
     assert builder.is_due()
@@ -105,3 +106,24 @@ def test_a_service_opens_keys_under_a_passphrase_by_its_systemd_credential(
     assert run_process() == 0
     (tmp_path / CREDENTIAL).write_text("wrong\n", encoding="utf-8")
     assert run_process() == 4
+
+
+def test_the_real_agent_builds_after_it_took_a_promoted_model(tmp_path: Path) -> None:
+    node = Profiled(tmp_path)
+    home = node.house.home("east")
+    prepare(home, places_of(home))
+    Vault.open(node.home, make=KeyFile()).close()
+    with subprocess.Popen(
+        [sys.executable, "-m", "silhouette_client.processes", "agent", "--home", str(node.home)],
+        stderr=subprocess.DEVNULL,
+    ) as agent:
+        try:
+            name, built = node.promote(1), places_of(home).work / BUILT
+            until = time.monotonic() + 120
+            while not built.exists() and agent.poll() is None and time.monotonic() < until:
+                time.sleep(0.2)
+            assert built.exists()
+        finally:
+            agent.terminate()
+            assert agent.wait(60) == 0
+    assert models(node.home) == {name}

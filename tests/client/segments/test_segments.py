@@ -68,6 +68,20 @@ def test_a_rule_chooses_by_tags_traits_behaviour_and_rfm(table: PeopleTable) -> 
     assert min(spent[row] for row in best) > max(spent[row] for row in others)
 
 
+def test_where_no_purchase_has_a_price_high_value_is_who_buys_most() -> None:
+    records = []
+    for number in range(60):
+        bare = person(number)
+        assert bare.facts is not None
+        facts = {name: value for name, value in bare.facts.items() if name != "spent"}
+        records.append((bytes([number]) * 32, type(bare)(**{**vars(bare), "facts": facts})))
+    found = table_of(records, NOW)
+    words, rows = by_preset(found, "high-value")
+    assert words == "rfm.frequency >= 5"
+    counts = [float(str(facts["count.purchase"])) for facts in found.facts]
+    assert min(counts[row] for row in rows) == max(counts)
+
+
 def test_presets_choose_who_spends_who_stays_away_and_who_is_unlike_the_others(table: PeopleTable) -> None:
     words, rows = by_preset(table, "high-value")
     assert words == "rfm.monetary >= 4 and rfm.frequency >= 4"
