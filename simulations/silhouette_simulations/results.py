@@ -13,7 +13,7 @@ from silhouette_shared.errors import IntegrityError
 class Result:
     """One measurement and what it is of."""
 
-    what: str  # rows, or findings of `silhouette sim examine`
+    what: str  # rows, findings of `silhouette sim examine`, study, mix, federation or peers, and which
     plan: str  # name
     plan_digest: str
     seed: int
