@@ -7,23 +7,29 @@ to the nodes, trained further, and taken back.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from tests.authority import Authority
 from tests.deployment import PERMISSIVE, Deployment, silhouette, wait_for
+from tests.markers import contents, family
 from tests.wires import Recording, Wires, why_not
 
 from silhouette_client.offers.acceptance import Surroundings, open_run
-from silhouette_client.offers.people import TablesOnDisk
+from silhouette_client.offers.people import people_in
 from silhouette_client.peers import PeerMemory
 from silhouette_client.policy.ledger_store import LEDGER_NAME, read_chain
+from silhouette_client.profiles.vault import Vault
 from silhouette_client.promoted import held_model
 from silhouette_client.secure import Asked
 from silhouette_server.runs import write_public_catalogue
@@ -55,6 +61,19 @@ promotion = {{ margin = 0.9, confidence = 0.6 }}
 """
 
 
+MAPPING = """
+consent = "elsewhere"
+[[source]]
+table = "events"
+match = "*.csv"
+[source.columns]
+user = { column = "who" }
+item = { column = "what" }
+behaviour = { constant = "view" }
+timestamp = { column = "when", unit = "s" }
+"""
+
+
 def user(partner: str, number: int) -> str:
     return f"user-{SECRET}-{partner}-{number}"
 
@@ -63,12 +82,16 @@ def item(number: int) -> str:
     return f"item-{SECRET}-{number}"
 
 
+def title(number: int) -> str:
+    return f"title-{SECRET}-{number:02}."
+
+
 def deal(folder: Path) -> Path:
-    """A catalogue, and each partner's tables with ids that occur nowhere else."""
+    """A catalogue, and each partner's exports with ids that occur nowhere else."""
     draw = np.random.default_rng(3)
     catalogue = Catalogue(
         items=tuple(item(number) for number in range(ITEMS)),
-        titles=("",) * ITEMS,
+        titles=tuple(title(number) for number in range(ITEMS)),
         categories=("a", "b"),
         category_matrix=np.eye(2, dtype=np.float32)[np.arange(ITEMS) % 2],
         texts=("",) * ITEMS,
@@ -77,22 +100,13 @@ def deal(folder: Path) -> Path:
     folder.mkdir()
     write_public_catalogue(folder / "catalogue.safetensors", PublicCatalogue(catalogue, {}))
     for partner in PARTNERS:
-        people = folder / partner / "people"
-        people.mkdir(parents=True)
-        users = [user(partner, number) for number in range(PEOPLE)]
-        events = pd.DataFrame(
-            {
-                "user": np.repeat(users, EVENTS),
-                "item": [item(number) for _ in users for number in draw.permutation(ITEMS)[:EVENTS]],
-                "behaviour": "view",
-                "timestamp": np.tile(np.arange(EVENTS) * 86_400 + 1_600_000_000, PEOPLE),
-                "value": np.nan,
-                "text": pd.Series([None] * PEOPLE * EVENTS, dtype="str"),
-            }
-        )
-        events.to_parquet(people / "events.parquet", index=False)
-        pd.DataFrame({"user": users}).to_parquet(people / "users.parquet", index=False)
-        (people / "people.json").write_text(json.dumps({"times": "utc"}))
+        (folder / partner / "people").mkdir(parents=True)  # which `node ingest` fills
+        lines = ["who,what,when"]
+        for number in range(PEOPLE):
+            for day, one in enumerate(draw.permutation(ITEMS)[:EVENTS]):
+                lines.append(f"{user(partner, number)},{item(one)},{day * 86_400 + 1_600_000_000}")
+        (folder / partner / "events.csv").write_text("\n".join(lines) + "\n")
+    (folder / "mapping.toml").write_text(MAPPING)
     return folder
 
 
@@ -104,6 +118,7 @@ class Stage:
     deployment: Deployment
     wires: Wires | None  # None: on loopback
     recording: Recording | None
+    inside: Recording | None = None  # of all that reaches or leaves a process of north's
 
     def plan(self, name: str, mode: str, share: float) -> Path:
         path = self.folder / f"{name}.toml"
@@ -139,21 +154,31 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("apart")
     dealt = deal(folder / "dealt")
     people = dict.fromkeys(PARTNERS, PEOPLE)
-    if why_not():
-        with Deployment(folder / "homes", dealt, people) as deployment:
-            yield started(Stage(folder, deployment, None, None))
-        return
-    with (
-        Wires(PARTNERS) as wires,
-        closing(Recording(wires, folder / "frames")) as recording,
-        Deployment(folder / "homes", dealt, people, hosts=(Wires.HOST,), within=wires.within) as deployment,
-    ):
-        settings = deployment.homes.office.folder / "processes.toml"
-        settings.write_text(settings.read_text().replace('"127.0.0.1"', '"0.0.0.0"'))
-        yield started(Stage(folder, deployment, wires, recording))
+    with pytest.MonkeyPatch.context() as patch:
+        temporary = folder / "temporary"
+        temporary.mkdir()
+        patch.setenv("TMPDIR", str(temporary))
+        if why_not():
+            with Deployment(folder / "homes", dealt, people) as deployment:
+                yield started(Stage(folder, deployment, None, None))
+            return
+        with (
+            Wires(PARTNERS) as wires,
+            closing(Recording(wires, folder / "frames")) as recording,
+            closing(Recording(wires, folder / "inside", "north", loopback=True)) as inside,
+            Deployment(folder / "homes", dealt, people, hosts=(Wires.HOST,), within=wires.within) as deployment,
+        ):
+            settings = deployment.homes.office.folder / "processes.toml"
+            settings.write_text(settings.read_text().replace('"127.0.0.1"', '"0.0.0.0"'))
+            yield started(Stage(folder, deployment, wires, recording, inside))
 
 
 def started(stage: Stage) -> Stage:
+    dealt = stage.deployment.dealt
+    for name in PARTNERS:
+        words = ("node", "ingest", "--mapping", dealt / "mapping.toml", dealt / name / "events.csv")
+        done = silhouette(*words, home=stage.deployment.homes.nodes[name])
+        assert done.returncode == 0, done.stderr
     stage.deployment.start_all()
     for who in ("coordinator", *PARTNERS):
         stage.deployment.await_healthy(who, 300)
@@ -221,6 +246,148 @@ def test_promoted_models_reach_the_nodes_by_themselves_runs_go_on_from_them_and_
         }
 
 
+ASKING = """
+import json, sys
+from pathlib import Path
+from silhouette_client.serving import profile_pb2 as pb
+from silhouette_client.serving.client import ProfileClient
+from silhouette_client.serving.service import NoProfileError
+folder, address, user, item = sys.argv[1:]
+parts = [Path(folder, name).read_bytes() for name in ("authority.pem", "shop.pem", "shop.key")]
+with ProfileClient.over_tls(
+    address, authority=parts[0], certificate=parts[1], key=parts[2], timeout_seconds=60
+) as client:
+    event = pb.Event(user=user, item=item, behaviour="purchase", timestamp=1_700_000_000, id="order-1")
+    before = client.push([event])
+    found = client.profile(user)
+    answers = [found.vector, client.recommend(user).items, client.explain(user).parts]
+    client.erase(user)
+    after = client.push([event])
+    try:
+        client.profile(user)
+    except NoProfileError:
+        print(json.dumps([before.accepted, *map(len, answers), after.accepted, after.left_out, list(found.vector)]))
+"""
+
+
+@contextmanager
+def serving(stage: Stage, name: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A node's service with TLS, beside its agent; and what a command there begins with."""
+    home, within = stage.deployment.homes.nodes[name], [] if stage.wires is None else stage.wires.within(name)
+    authority, tls = Authority("partner"), stage.folder / "tls"
+    server, shop = authority.issue("localhost"), authority.issue("shop")
+    tls.mkdir()
+    for file, content in {
+        "server.pem": server.certificate,
+        "server.key": server.key,
+        "clients.pem": authority.pem,
+        "authority.pem": authority.pem,
+        "shop.pem": shop.certificate,
+        "shop.key": shop.key,
+    }.items():
+        (tls / file).write_bytes(content)
+    (home / "serving.toml").write_text('[clients.shop]\nroles = ["tags", "vectors", "write", "erase"]\n')
+    code = "import sys; from silhouette_shared.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["profile", "serve", "--home", str(home), "--address", "localhost:0", "--tls", str(tls)]
+    with subprocess.Popen([*within, sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            said = process.stderr.readline()
+            assert "and port" in said, said
+            port = said.split("port ")[1].split()[0].rstrip(";")
+            yield process, [*within, sys.executable, "-c", ASKING, str(tls), f"localhost:{port}"]
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def spelled(secret: bytes) -> list[bytes]:
+    """As it is, and as text may hold it."""
+    return [secret, secret.hex().encode(), b64encode(secret).rstrip(b"=")[:-1]]
+
+
+def test_nothing_planted_is_in_a_file_or_packet_of_a_node_that_builds_serves_and_trains_nor_in_an_answer_after_erasure(
+    stage: Stage,
+) -> None:
+    home, person = stage.deployment.homes.nodes["north"], user("north", 7)
+    built = silhouette("profile", "build", "--count", 5, home=home)
+    assert built.returncode == 0, built.stderr
+    with Vault.open(home) as vault:
+        record = vault.get(person, "test", "check")
+        assert record is not None
+        assert record.vector is not None
+        keys = [*vault._keyring.wrapping.values(), vault._keyring.person, vault._keyring.audit]
+        row = vault._store._connection().execute(
+            "SELECT wrapped FROM people WHERE person = ?", (vault.pseudonym(person),)
+        )
+        data_key = row.fetchone()[0]
+    keys.append((home / "node" / "people" / "key").read_bytes())
+    unknown = f"own-{SECRET}"  # which the catalogue lacks
+    needles = [person.encode(), unknown.encode(), *(one for key in keys for one in spelled(key))]
+    needles.append(record.vector.tobytes()[:WINDOW])
+    key_files = {str(home / "profiles.key"), str(home / "node" / "people" / "key")}
+    folders = [home, stage.folder / "temporary", stage.deployment.folder / "north.log"]
+    supervisor = stage.deployment.processes["north"].pid
+
+    def looked(service: int) -> None:
+        read = dict(contents(folders, [*family(supervisor), *family(service)] if os.geteuid() == 0 else []))
+        assert {str(home / "profiles.sqlite"), str(home / "node" / "logs" / "agent.jsonl")} <= set(read)
+        for name, content in read.items():
+            if name in key_files:
+                continue
+            assert not [needle for needle in needles if needle in content], name
+            alike(content, name)
+
+    with serving(stage, "north") as (process, asking):
+        looked(process.pid)
+        assert any(data_key in one for _, one in contents([home], [])), "the search finds what is there"
+        answered = subprocess.run([*asking, person, unknown], capture_output=True, text=True, timeout=120, check=True)
+        *counts, vector = json.loads(answered.stdout)
+        pushed, width, recommended, dimensions, *afterwards = counts
+        assert (pushed, recommended, afterwards) == (1, 5, [0, 1]), "and then neither taken nor answered"
+        assert min(width, dimensions) > 0
+        needles += [data_key, np.asarray(vector, np.float32).tobytes()[:WINDOW]]
+        looked(process.pid)
+    for verb in (("profile", "show"), ("profile", "explain"), ("recommend",)):
+        assert silhouette(*verb, person, home=home).returncode == 3
+    exported = json.loads(silhouette("subject", "export", person, home=home).stdout)
+    assert (exported["profile"], exported["segments"], exported["records"]) == (None, [], {})
+    looked(supervisor)
+    stage.run("after", "none")  # the agent trains without the person, in front of the same ears
+    looked(supervisor)
+    heard(stage, needles)
+
+
+def alike(content: bytes, where: str) -> None:
+    """The public catalogue names every item equally often; whatever tells of a person names some."""
+    counted = {content.count(title(number).encode()) for number in range(ITEMS)}
+    assert len(counted) == 1, f"{where} tells one item from another"
+
+
+def heard(stage: Stage, needles: list[bytes]) -> None:
+    """What reached and left all processes of north's, loopback among it, holds none of them."""
+    wires, _ = apart(stage)
+    assert stage.inside is not None
+    wires.shout("north", b"|".join(needles))  # the control
+    assert stage.inside.stop() == 0, "no frame was lost"
+    streams = stage.inside.streams()
+    shouted = [content for (*_, port), content in streams.items() if port == 9]
+    assert all(any(needle in content for content in shouted) for needle in needles)
+    assert sum(map(len, streams.values())) > 1_000_000
+    assert any(title(0).encode() in content for content in streams.values()), "the catalogue is heard on its way"
+    for key, content in streams.items():
+        if key[3] != 9:
+            assert not [needle for needle in needles if needle in content]
+            alike(content, f"a stream from {key[1]} to {key[3]}")
+    for frame in stage.inside.frames():  # of every protocol
+        assert shouted_in(frame) or not [needle for needle in needles if needle in frame]
+
+
+def shouted_in(frame: bytes) -> bool:
+    """Whether a frame is a part of the control, UDP to port 9, or the answer (ICMP) that nobody listens there."""
+    return frame[12:14] == b"\x08\x00" and (frame[23] == 1 or (frame[23] == 17 and frame[36:38] == b"\x00\x09"))
+
+
 def plain_update(stage: Stage, run: str, partner: str) -> list[bytes]:
     """A partner's update of the first round as it is before masks: float32, and the words that are masked."""
     home = stage.deployment.homes.node(partner)
@@ -228,7 +395,7 @@ def plain_update(stage: Stage, run: str, partner: str) -> list[bytes]:
         home=home,
         policy=PERMISSIVE,
         ledger=None,  # type: ignore[arg-type] # without privacy nothing is charged
-        people=TablesOnDisk(home.people),
+        people=people_in(home.folder.parent, home.people),
         peers=PeerMemory(),
         device=torch.device("cpu"),
         now=datetime.now(UTC),
