@@ -34,7 +34,7 @@ def test_a_finished_run_is_examined_recorded_and_refused_when_its_model_is_anoth
     assert {(one["score"]["attribute"], one["source"]) for one in found["probes"]} == {
         (attribute, source)
         for attribute in ("gender", "age", "occupation")
-        for source in ("profile", "tf-idf of the items")
+        for source in ("profile", "encoder", "tastes", "tf-idf of the items")
     }
     assert all(one["score"]["people"] == PEOPLE for one in found["probes"])
     assert found["int8"]["bytes_before"] - found["int8"]["bytes_after"] == (FILMS + 1) * (3 * 16 - 4)

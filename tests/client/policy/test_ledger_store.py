@@ -362,7 +362,7 @@ def test_a_ledger_with_another_key_is_refused(place: Place) -> None:
     with pytest.raises(IntegrityError, match="ledger entry 1: expected an entry sealed with this ledger's key"):
         place.open()
     place.key.write_bytes(bytes(31))
-    with pytest.raises(IntegrityError, match="expected 32 bytes, got another length"):
+    with pytest.raises(IntegrityError, match="expected a key of 32 bytes, got 31"):
         place.open()
 
 
