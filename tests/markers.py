@@ -1,7 +1,8 @@
-"""Looking for planted words in whatever a node has written, open files that have no name any more among it."""
+"""Looking for planted words in whatever a node has written, open files without a name among it, and in frames."""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -29,3 +30,13 @@ def family(process: int) -> list[int]:
     except FileNotFoundError:  # it has ended
         return []
     return [process, *(one for child in children for one in family(int(child)))]
+
+
+def spelled(secret: bytes) -> list[bytes]:
+    """As it is, and as text may hold it."""
+    return [secret, secret.hex().encode(), b64encode(secret).rstrip(b"=")[:-1]]
+
+
+def shouted_in(frame: bytes) -> bool:
+    """Whether a frame is a part of the control, UDP to port 9, or the answer (ICMP) that nobody listens there."""
+    return frame[12:14] == b"\x08\x00" and (frame[23] == 1 or (frame[23] == 17 and frame[36:38] == b"\x00\x09"))

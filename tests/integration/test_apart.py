@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import pytest
 import torch
 from tests.authority import Authority
 from tests.deployment import PERMISSIVE, Deployment, silhouette, wait_for
-from tests.markers import contents, family
+from tests.markers import contents, family, shouted_in, spelled
 from tests.wires import Recording, Wires, why_not
 
 from silhouette_client.offers.acceptance import Surroundings, open_run
@@ -301,11 +300,6 @@ def serving(stage: Stage, name: str) -> Iterator[tuple[subprocess.Popen[str], li
             process.wait(60)
 
 
-def spelled(secret: bytes) -> list[bytes]:
-    """As it is, and as text may hold it."""
-    return [secret, secret.hex().encode(), b64encode(secret).rstrip(b"=")[:-1]]
-
-
 def test_nothing_planted_is_in_a_file_or_packet_of_a_node_that_builds_serves_and_trains_nor_in_an_answer_after_erasure(
     stage: Stage,
 ) -> None:
@@ -381,11 +375,6 @@ def heard(stage: Stage, needles: list[bytes]) -> None:
             alike(content, f"a stream from {key[1]} to {key[3]}")
     for frame in stage.inside.frames():  # of every protocol
         assert shouted_in(frame) or not [needle for needle in needles if needle in frame]
-
-
-def shouted_in(frame: bytes) -> bool:
-    """Whether a frame is a part of the control, UDP to port 9, or the answer (ICMP) that nobody listens there."""
-    return frame[12:14] == b"\x08\x00" and (frame[23] == 1 or (frame[23] == 17 and frame[36:38] == b"\x00\x09"))
 
 
 def plain_update(stage: Stage, run: str, partner: str) -> list[bytes]:

@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
@@ -24,7 +23,7 @@ import tests.enrolled
 import tests.profiled
 from tests.authority import Authority
 from tests.deployment import silhouette
-from tests.markers import contents, family
+from tests.markers import contents, family, shouted_in, spelled
 from tests.profiled import USERS, Profiled
 from tests.wires import Recording, Wires, why_not
 
@@ -125,11 +124,6 @@ def told(*words: str) -> list[Any]:
     return list(json.loads(done.stdout))
 
 
-def spelled(secret: bytes) -> list[bytes]:
-    """As it is, and as text may hold it."""
-    return [secret, secret.hex().encode(), b64encode(secret).rstrip(b"=")[:-1]]
-
-
 def test_nothing_planted_is_in_a_file_packet_or_log_and_nothing_of_the_person_after_an_erasure(
     node: Profiled, tmp_path: Path
 ) -> None:
@@ -205,8 +199,3 @@ def overheard(frames: list[bytes], needles: list[bytes]) -> None:
     for frame in others:
         assert not [needle for needle in needles if needle in frame]
         assert SECRET.encode() not in frame
-
-
-def shouted_in(frame: bytes) -> bool:
-    """Whether a frame is a part of the control, UDP to port 9, or the answer (ICMP) that nobody listens there."""
-    return frame[12:14] == b"\x08\x00" and (frame[23] == 1 or (frame[23] == 17 and frame[36:38] == b"\x00\x09"))
