@@ -29,6 +29,29 @@ class Result:
         return self.what, self.plan_digest, self.seed, self.commit
 
 
+def result_of_run(run: Path, what: str, values: Mapping[str, object], *, timed: bool = True) -> Result:
+    """What was measured on a finished run, by the code as it is now.
+
+    Args:
+        run: Its folder.
+        what: Was measured.
+        values: Of it.
+        timed: Whether the run's seconds are said.
+    """
+    about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    return Result(
+        what=what,
+        plan=about["name"],
+        plan_digest=about["digest"],
+        seed=about["seed"],
+        commit=commit_of(Path(__file__).parent),
+        dataset_digest=about["dataset_digest"],
+        target=about["target"],
+        seconds=about["seconds"] if timed else None,
+        values=values,
+    )
+
+
 def read_results(path: Path) -> Sequence[Result]:
     """All results of a file, oldest first; none if there is no file.
 

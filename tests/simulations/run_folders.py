@@ -116,6 +116,7 @@ def write_run_folder(
             "events": 106 * people,
             "partners": roster,
             "dataset_digest": "d" * 64,
+            "target": "test",
             "row_seconds": {name: 0.2 + 14.1 * number for number, name in enumerate(names)},
             "note": plan.note,
         },

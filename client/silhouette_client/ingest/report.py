@@ -6,21 +6,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from silhouette_client.ingest.records import FOLDER
 from silhouette_client.ingest.vault import write_whole
+from silhouette_client.pages import templates
 
 
 def page(document: Mapping[str, object]) -> str:
     """The page of a run's summary, as HTML."""
-    environment = Environment(
-        loader=PackageLoader("silhouette_client.ingest"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("silhouette_client.ingest")
     environment.filters |= {
         "count": lambda value: f"{value:,}",
         "percent": lambda part, whole: f"{100 * part / whole:.2f} %" if whole else "–",

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from silhouette_shared.enrolment.refusals import CodedRefusalError
 from silhouette_shared.errors import SilhouetteError, UsageError
+from silhouette_shared.files import stamp
 from silhouette_shared.model.histories import Histories
 
 _LOG = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class IngestedPeople:
         return people(self._home, items, attributes, "training", exclusions=excluded(self._home))
 
 
-def stamp_of(home: Path) -> tuple[tuple[int, int], ...]:
+def stamp_of(home: Path) -> tuple[tuple[int, ...], ...]:
     """What changes when records are taken in or removed, or somebody is erased, suppressed or let in again.
 
     Whoever keeps people's tensors reads them again when it has changed. It needs no key.
@@ -121,14 +122,7 @@ def stamp_of(home: Path) -> tuple[tuple[int, int], ...]:
     from silhouette_client.ingest.records import FOLDER
     from silhouette_client.profiles.vault import CHANGED_NAME
 
-    found = []
-    for path in (home / FOLDER / "manifest.json", home / CHANGED_NAME):
-        try:
-            state = path.stat()
-            found.append((state.st_mtime_ns, state.st_ino))
-        except FileNotFoundError:
-            found.append((0, 0))
-    return tuple(found)
+    return stamp(home / FOLDER / "manifest.json"), stamp(home / CHANGED_NAME)
 
 
 def people_in(home: Path, folder: Path) -> PeopleSource:

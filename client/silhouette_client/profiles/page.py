@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from silhouette_client.pages import templates
 from silhouette_client.profiles.answers import because, called, guesses, history, reasons, scores, when
 from silhouette_client.profiles.record import Evidence, ProfileRecord
 
@@ -15,13 +14,7 @@ def page(user: str, record: ProfileRecord) -> str:
         user: The partner's identifier, which is the heading.
         record: Whose fields that are not there are left out.
     """
-    environment = Environment(
-        loader=PackageLoader("silhouette_client.profiles"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("silhouette_client.profiles")
     evidence = record.evidence or Evidence((), ())
     told = {tag.tag: because(tag).partition(": ")[2] for tag in evidence.tags}
     parts = reasons(record)

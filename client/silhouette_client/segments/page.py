@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from silhouette_client.pages import templates
 from silhouette_client.segments.map import Projection
 from silhouette_client.segments.segment import Segment
 
@@ -25,13 +24,7 @@ def page(maps: Sequence[Projection], segments: Sequence[Segment], model: str, le
         model: Which made the profiles.
         least: k, said on the page.
     """
-    environment = Environment(
-        loader=PackageLoader("silhouette_client.segments"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("silhouette_client.segments")
     shades = {one.name: _SHADES[place % len(_SHADES)] for place, one in enumerate(segments)}
     return environment.get_template("map.html").render(
         maps=[_drawing(one, shades) for one in maps],

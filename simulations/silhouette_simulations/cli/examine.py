@@ -44,6 +44,7 @@ def examine_command(
     keep_freed_memory()
     from silhouette_simulations.probes import describe, examine
     from silhouette_simulations.result import read_result
+    from silhouette_simulations.results import add_result, result_of_run
 
     rows = read_result(run)
     plan, world, parameters = finished_run(run, silhouette_home(home))
@@ -58,34 +59,12 @@ def examine_command(
         )
     document = describe(findings)
     if record is not None:
-        _record(record, run, rows, document)
+        add_result(record, result_of_run(run, "rows", {"rows": rows["rows"]}))
+        add_result(record, result_of_run(run, "findings", document, timed=False))
     if output is Format.json:
         emit(document)
     else:
         _print(findings)
-
-
-def _record(path: Path, run: Path, rows: dict[str, object], findings: dict[str, object]) -> None:
-    import json
-
-    from silhouette_simulations.results import Result, add_result, commit_of
-
-    about = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    for what, values in (("rows", {"rows": rows["rows"]}), ("findings", findings)):
-        add_result(
-            path,
-            Result(
-                what=what,
-                plan=about["name"],
-                plan_digest=about["digest"],
-                seed=about["seed"],
-                commit=commit_of(Path(__file__).parent),
-                dataset_digest=about["dataset_digest"],
-                target=about["target"],
-                seconds=about["seconds"] if what == "rows" else None,
-                values=values,
-            ),
-        )
 
 
 def _print(findings: Findings) -> None:

@@ -49,6 +49,7 @@ def federation_command(
     """
     from silhouette_simulations.cli.study import print_table
     from silhouette_simulations.federation import federation
+    from silhouette_simulations.results import add_result, result_of_run
 
     table = federation(
         run,
@@ -58,9 +59,8 @@ def federation_command(
         with_counts=None if counts is None else _with_counts(counts, silhouette_home(home)),
     )
     if record is not None:
-        record_table(
-            record, run, "federation" if counts is None else f"federation, counts {counts:g}", table.document()
-        )
+        what = "federation" if counts is None else f"federation, counts {counts:g}"
+        add_result(record, result_of_run(run, what, table.document()))
     if output is Format.json:
         emit(table.document())
     else:
@@ -85,27 +85,3 @@ def _with_counts(share: float, home: Path) -> Callable[[Path], Ranks]:
         return Ranks(tuple(users[row] for row in order), ranks[order].numpy())
 
     return ranked
-
-
-def record_table(path: Path, run: Path, what: str, values: dict[str, object]) -> None:
-    """Keep a table that was made of a finished run among the results."""
-    import json
-
-    from silhouette_shared.config import read_plan
-    from silhouette_simulations.results import Result, add_result, commit_of
-
-    about = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    add_result(
-        path,
-        Result(
-            what=what,
-            plan=about["name"],
-            plan_digest=about["digest"],
-            seed=about["seed"],
-            commit=commit_of(Path(__file__).parent),
-            dataset_digest=about["dataset_digest"],
-            target=read_plan(run / "plan.toml").evaluation.target,
-            seconds=about["seconds"],
-            values=values,
-        ),
-    )

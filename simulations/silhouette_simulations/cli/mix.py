@@ -35,9 +35,9 @@ def mix_command(
     Without privacy: the counts are exact. Choose the part on validation events or on other data than those it is
     reported on.
     """
-    from silhouette_simulations.cli.federation import record_table
     from silhouette_simulations.cli.study import print_table
     from silhouette_simulations.mixing import SHARES, mix
+    from silhouette_simulations.results import add_result, result_of_run
     from silhouette_simulations.training import load_encoder
 
     plan, world, parameters = finished_run(run, silhouette_home(home))
@@ -46,7 +46,7 @@ def mix_command(
         encoder = load_encoder(plan, world.vocabulary, parameters, where)
         table = mix(encoder, world.pooled(), where, tuple(share or SHARES))
     if record is not None:
-        record_table(record, run, "mix", table.document())
+        add_result(record, result_of_run(run, "mix", table.document()))
     if output is Format.json:
         emit(table.document())
     else:
