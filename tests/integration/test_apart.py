@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.authority import Authority
 from tests.deployment import PERMISSIVE, Deployment, silhouette, wait_for
 from tests.markers import contents, family, shouted_in, spelled
+from tests.served import served
 from tests.wires import Recording, Wires, why_not
 
 from silhouette_client.offers.acceptance import Surroundings, open_run
@@ -271,33 +271,10 @@ with ProfileClient.over_tls(
 
 @contextmanager
 def serving(stage: Stage, name: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """A node's service with TLS, beside its agent; and what a command there begins with."""
+    """A node's service with TLS, beside its agent; and what asks it as an application there."""
     home, within = stage.deployment.homes.nodes[name], [] if stage.wires is None else stage.wires.within(name)
-    authority, tls = Authority("partner"), stage.folder / "tls"
-    server, shop = authority.issue("localhost"), authority.issue("shop")
-    tls.mkdir()
-    for file, content in {
-        "server.pem": server.certificate,
-        "server.key": server.key,
-        "clients.pem": authority.pem,
-        "authority.pem": authority.pem,
-        "shop.pem": shop.certificate,
-        "shop.key": shop.key,
-    }.items():
-        (tls / file).write_bytes(content)
-    (home / "serving.toml").write_text('[clients.shop]\nroles = ["tags", "vectors", "write", "erase"]\n')
-    code = "import sys; from silhouette_shared.cli import main; sys.exit(main(sys.argv[1:]))"
-    words = ["profile", "serve", "--home", str(home), "--address", "localhost:0", "--tls", str(tls)]
-    with subprocess.Popen([*within, sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            said = process.stderr.readline()
-            assert "and port" in said, said
-            port = said.split("port ")[1].split()[0].rstrip(";")
-            yield process, [*within, sys.executable, "-c", ASKING, str(tls), f"localhost:{port}"]
-        finally:
-            process.terminate()
-            process.wait(60)
+    with served(home, stage.folder / "tls", within, stage.folder / "temporary" / "service.log") as (process, address):
+        yield process, [*within, sys.executable, "-c", ASKING, str(stage.folder / "tls"), address]
 
 
 def test_nothing_planted_is_in_a_file_or_packet_of_a_node_that_builds_serves_and_trains_nor_in_an_answer_after_erasure(

@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 import tests.enrolled
 import tests.profiled
-from tests.authority import Authority
 from tests.deployment import silhouette
 from tests.markers import contents, family, shouted_in, spelled
 from tests.profiled import USERS, Profiled
+from tests.served import served
 from tests.wires import Recording, Wires, why_not
 
 from silhouette_client.profiles.vault import Vault
@@ -88,33 +88,8 @@ with ProfileClient.over_tls(
 @contextmanager
 def serving(home: Path, tls: Path, within: list[str]) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """The service with TLS; and what asks it as an application beside it."""
-    authority = Authority("partner")
-    server, shop = authority.issue("localhost"), authority.issue("shop")
-    tls.mkdir()
-    for file, content in {
-        "server.pem": server.certificate,
-        "server.key": server.key,
-        "clients.pem": authority.pem,
-        "authority.pem": authority.pem,
-        "shop.pem": shop.certificate,
-        "shop.key": shop.key,
-    }.items():
-        (tls / file).write_bytes(content)
-    (home / "serving.toml").write_text('[clients.shop]\nroles = ["tags", "vectors", "write", "erase"]\n')
-    code = "import sys; from silhouette_shared.cli import main; sys.exit(main(sys.argv[1:]))"
-    words = ["profile", "serve", "--home", str(home), "--address", "localhost:0", "--tls", str(tls)]
-    with subprocess.Popen([*within, sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            said = process.stderr.readline()
-            assert "and port" in said, said
-            port = said.split("port ")[1].split()[0].rstrip(";")
-            yield process, [*within, sys.executable, "-c", ASKING, str(tls), f"localhost:{port}"]
-        finally:
-            process.terminate()
-            process.wait(60)
-            assert process.stderr is not None
-            (tls.parent / "temporary" / "service.log").write_text(process.stderr.read())
+    with served(home, tls, within, tls.parent / "temporary" / "service.log") as (process, address):
+        yield process, [*within, sys.executable, "-c", ASKING, str(tls), address]
 
 
 def told(*words: str) -> list[Any]:
