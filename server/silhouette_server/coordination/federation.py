@@ -344,7 +344,7 @@ class CheckedStrategy(Strategy):
     def start(  # type: ignore[override]
         self, grid: Grid, **_: object
     ) -> Result:
-        """Run every round that is left.
+        """Run every round that is left, or until the job says that those done are enough.
 
         Raises:
             UnavailableError: If too few partners take part or answer; the run can be resumed.
@@ -374,6 +374,8 @@ class CheckedStrategy(Strategy):
                 self._release(name, grid, rounds)
                 self._save(first - 1)
         for number in range(first, job.schedule.rounds + 1):
+            if job.enough(number - 1):
+                break
             job.book.begin(number)
             try:
                 self._one_round(number, grid, rounds)

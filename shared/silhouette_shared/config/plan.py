@@ -58,7 +58,11 @@ RowName = Literal[
     "private_statistics",
     "federated_private",
     "pooled",
+    "local_only_with_counts",
+    "federated_with_counts",
+    "pooled_with_counts",
 ]
+"""Those with counts add the logarithm of exact transition counts to the scores of the same model, without privacy."""
 
 SplitName = Literal["last", "random", "time", "publisher"]
 """Which of a person's events are kept from training and asked for; `silhouette_simulations.splitting` has them."""
@@ -232,7 +236,8 @@ class Training(Schedule):
     """Training without privacy, and the objective of both trainings.
 
     Between receiving the model and answering, a partner goes `local_epochs` times through its people in shuffled
-    batches.
+    batches. With `patience` a simulation keeps the last known event of everybody from training as well, ranks it after
+    every round, and gives the model of the best round.
     """
 
     rounds: int = 20
@@ -254,6 +259,7 @@ class Training(Schedule):
     crop: float = 0.0  # chance that a person's window is cut to a part, half of it at least
     mask: float = 0.0  # chance of each event but the window's last to be left out
     reorder: float = 0.0  # chance that a stretch of a fifth of the window is put in another order
+    patience: int = 0  # rounds without a better NDCG on validation events before a simulation stops; 0 never stops
 
     @model_validator(mode="after")
     def _check(self) -> "Training":
@@ -272,7 +278,7 @@ class Training(Schedule):
             "0 for the whole catalogue, or a number of items",
             self.negatives,
         )
-        for name in ("weight_decay", "attribute_weight", "behaviour_weight"):
+        for name in ("weight_decay", "attribute_weight", "behaviour_weight", "patience"):
             value = getattr(self, name)
             _require(value >= 0, f"training.{name}", "0 or more", value)
         for name in ("attribute_masking", "crop", "mask", "reorder"):
@@ -473,6 +479,7 @@ class Evaluation:
     split: SplitName = "last"
     held_out_share: float = 0.2  # of a person's events with the split `random`, of all events with `time`
     every_rounds: int = 5
+    counts_weight: float = 1.0  # of the counts' logarithm in the rows with counts
     rows: tuple[RowName, ...] = (
         "popularity",
         "transition_counts",
@@ -487,6 +494,7 @@ class Evaluation:
     @model_validator(mode="after")
     def _check(self) -> "Evaluation":
         _require(self.every_rounds >= 1, "evaluation.every_rounds", "at least 1", self.every_rounds)
+        _require(self.counts_weight > 0, "evaluation.counts_weight", "a positive number", self.counts_weight)
         _require(
             0 < self.held_out_share <= 0.5,
             "evaluation.held_out_share",
@@ -631,8 +639,10 @@ _CAME_LATER: tuple[tuple[str, str, object], ...] = (
     ("training", "crop", 0.0),
     ("training", "mask", 0.0),
     ("training", "reorder", 0.0),
+    ("training", "patience", 0),
     ("evaluation", "split", "last"),
     ("evaluation", "held_out_share", 0.2),
+    ("evaluation", "counts_weight", 1.0),
 )
 """Settings that older plans do not have, with what they stand for there: unchanged, they leave a plan its digest."""
 

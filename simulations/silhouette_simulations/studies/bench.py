@@ -17,7 +17,8 @@ from silhouette_shared.model.evaluation import Interval, paired_bootstrap
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.randomness import ReproducibleSource
 from silhouette_simulations.datasets import Dataset
-from silhouette_simulations.training import Machine, load_encoder, train_together
+from silhouette_simulations.models import load_encoder
+from silhouette_simulations.training import Machine, train_together
 from silhouette_simulations.world import PartnerData, World
 
 
