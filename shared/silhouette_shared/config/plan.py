@@ -370,6 +370,7 @@ class Statistics:
     content_half_life: float = 7.0  # the same for the content vectors
     transition_weight: float = 1.0  # of the features in the scores; 1 gives every pair a score of about one
     content_weight: float = 6.0  # of the content in the scores, times how far the transitions bear the content out
+    item_start: float = 0.0  # size of the features that the item table begins with, beside a random start; 0: random
 
     @model_validator(mode="after")
     def _check(self) -> "Statistics":
@@ -390,7 +391,7 @@ class Statistics:
         for name in ("half_life", "content_half_life"):
             value = getattr(self, name)
             _require(value > 0, f"statistics.{name}", "a positive number of events", value)
-        for name in ("transition_weight", "content_weight"):
+        for name in ("transition_weight", "content_weight", "item_start"):
             value = getattr(self, name)
             _require(value >= 0, f"statistics.{name}", "0 or more", value)
         return self
@@ -640,6 +641,7 @@ _CAME_LATER: tuple[tuple[str, str, object], ...] = (
     ("training", "mask", 0.0),
     ("training", "reorder", 0.0),
     ("training", "patience", 0),
+    ("statistics", "item_start", 0.0),
     ("evaluation", "split", "last"),
     ("evaluation", "held_out_share", 0.2),
     ("evaluation", "counts_weight", 1.0),
