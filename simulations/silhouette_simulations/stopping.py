@@ -14,7 +14,7 @@ from torch import Tensor
 
 from silhouette_server.coordination.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from silhouette_shared.config import Plan
-from silhouette_shared.errors import IntegrityError
+from silhouette_shared.errors import IntegrityError, UsageError
 from silhouette_simulations.models import load_encoder
 from silhouette_simulations.rows import mean_figures, rank_quickly
 from silhouette_simulations.world import PartnerData, World
@@ -54,12 +54,18 @@ class EarlyStopping:
             device: To rank on.
 
         Raises:
+            UsageError: If nobody has an event to spare.
             IntegrityError: If the best model kept is damaged or another training's.
         """
         self._plan, self._world, self._device = plan, world, device
         both = [spare_last(partner) for partner in partners]
         self.trained_on = [shorter for shorter, _ in both]
         self._asked = [asked for _, asked in both]
+        if not any(len(part.asked) for part in self._asked):
+            raise UsageError(
+                f"expected people with at least {_FEWEST_EVENTS} known events, whose last one can be spared to stop "
+                "early, got none; set training.patience = 0"
+            )
         self._path = folder / "best.safetensors"
         self._best = -1.0
         self._best_round = 0

@@ -11,7 +11,7 @@ from tests.people import plan
 from tests.simulations.test_probes import world
 
 from silhouette_shared.config import Training, with_changes
-from silhouette_shared.errors import IntegrityError
+from silhouette_shared.errors import IntegrityError, UsageError
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.model.vector import Layout, read_vector
 from silhouette_simulations.models import new_encoder
@@ -91,6 +91,14 @@ def test_rounds_between_two_rankings_are_not_looked_at_but_the_last_one_is(tmp_p
     last = watcher(tmp_path, every_rounds=4).parameters
     assert last is not None
     assert torch.equal(last, second)
+
+
+def test_people_too_short_to_spare_an_event_are_refused(tmp_path: Path) -> None:
+    made = world()
+    (whole,) = made.partners
+    short = replace(whole, known=whole.known.without_last(6))  # two events each
+    with pytest.raises(UsageError, match=r"expected people with at least 3 known events.*got none"):
+        EarlyStopping(PLAN, made, [short], tmp_path, CPU)
 
 
 def test_the_best_model_of_another_plan_is_refused(tmp_path: Path) -> None:
