@@ -86,6 +86,23 @@ def run(made: Job, grid: FakeGrid | None = None) -> tuple[CheckedStrategy, list[
     return strategy, [message.metadata.message_type for message in grid.sent]
 
 
+def kill_after(moment: int, made: Job, grid: FakeGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start a run that ends as if killed just after so many saves."""
+    saves = 0
+
+    def dying(*arguments: object) -> None:
+        nonlocal saves
+        write_checkpoint(*arguments)  # type: ignore[arg-type]
+        saves += 1
+        if saves == moment:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(federation, "write_checkpoint", dying)
+        with pytest.raises(KeyboardInterrupt):
+            CheckedStrategy(made).start(grid)
+
+
 def expected_prior(partners: Sequence[str]) -> torch.Tensor:
     def released(statistic: str, size: int) -> ReleasedSum:
         values = sum(total_of(partner, statistic, size).astype(np.float64) for partner in partners)
@@ -172,22 +189,9 @@ def test_a_run_killed_after_any_save_asks_for_no_statistic_twice(
     moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    made, saves = job(checkpoint=path), 0
-
-    def dying(*arguments: object) -> None:
-        nonlocal saves
-        write_checkpoint(*arguments)  # type: ignore[arg-type]
-        saves += 1
-        if saves == moment:
-            raise KeyboardInterrupt
-
-    asked: list[str] = []
-    with monkeypatch.context() as patch:
-        patch.setattr(federation, "write_checkpoint", dying)
-        grid = FakeGrid(nodes())
-        with pytest.raises(KeyboardInterrupt):
-            CheckedStrategy(made).start(grid)
-        asked += [message.metadata.message_type for message in grid.sent]
+    made, grid = job(checkpoint=path), FakeGrid(nodes())
+    kill_after(moment, made, grid, monkeypatch)
+    asked = [message.metadata.message_type for message in grid.sent]
     strategy, sent = run(made)
     asked += sent
     assert [asked.count(kind) for kind in (*COUNTS, "train")] == [3, 3, 6]
@@ -203,19 +207,7 @@ def test_the_item_table_begins_with_the_features_once_also_after_a_kill(
     starting = replace(COUNTING, settings=replace(SETTINGS, item_start=2.0))
     made = replace(job(made=starting, checkpoint=tmp_path / "checkpoint"), layout=table, initial=drawn)
     answering = {100 + number: counting(name, layout=table) for number, name in enumerate(PEOPLE)}
-    saves = 0
-
-    def dying(*arguments: object) -> None:
-        nonlocal saves
-        write_checkpoint(*arguments)  # type: ignore[arg-type]
-        saves += 1
-        if saves == moment:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(federation, "write_checkpoint", dying)
-        with pytest.raises(KeyboardInterrupt):
-            CheckedStrategy(made).start(FakeGrid(answering))
+    kill_after(moment, made, FakeGrid(answering), monkeypatch)
     resumed, _ = run(made, FakeGrid(answering))
     grid = FakeGrid(answering)
     whole, _ = run(replace(made, checkpoint=None), grid)
