@@ -77,6 +77,10 @@ def test_the_ablation_trains_the_plan_without_each_part_and_compares_the_same_pe
     assert [row["without"] for row in table.rows] == ["nothing", "activity", "rhythm", "all but purchases"]
     assert_whole(table, 4)
     assert all(isinstance(row["the whole less it"], Interval) for row in table.rows[1:])
+    some = ablation(replace(bench(tmp_path), without=("rhythm",)))
+    assert some.rows == (table.rows[0], table.rows[2])
+    with pytest.raises(UsageError, match="expected some of activity, rhythm, all but purchases, got 'nothing'"):
+        ablation(replace(bench(tmp_path), without=("nothing",)))
     whole = bench(tmp_path).plan
     for name, plan in variants(whole, ("purchase", "view")).items():
         assert (plan == whole) == (name == "nothing")
@@ -146,6 +150,11 @@ def test_figures_of_other_people_are_not_compared(tmp_path: Path) -> None:
     one = Figures(("a",), torch.ones(1), torch.ones(1))
     with pytest.raises(ValueError, match="expected figures of the same people"):
         difference(bench(tmp_path), one, replace(one, people=("b",)))
+
+
+def test_parts_are_left_out_by_the_ablation_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sim", "study", "risk", "plan.toml", "--without", "rhythm"]) == 2
+    assert "--without: expected the study ablation, got risk" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,15 @@ def study_command(
             show_default=False,
         ),
     ] = None,
+    without: Annotated[
+        str | None,
+        typer.Option(
+            "--without",
+            metavar="LIST",
+            help="Of the ablation: these parts alone, beside the whole.",
+            show_default=False,
+        ),
+    ] = None,
     record: Annotated[
         Path | None,
         typer.Option("--record", metavar="FILE", help="Add the table to this file.", show_default=False),
@@ -80,7 +89,7 @@ def study_command(
     """
     from silhouette_shared.allocator import keep_freed_memory
 
-    seeds = _seeds(name.value, seed)
+    seeds, parts = _seeds(name.value, seed), _parts(name.value, without)
     plan = plan_from(plan_file, {"seed": seeds[0]} if seeds else {})
     keep_freed_memory()
     import time
@@ -94,7 +103,7 @@ def study_command(
         dataset = some_people(dataset, people, plan.seed)
     torch.set_num_threads(1)  # partners train beside each other instead, and sums keep their order
     folder = out / f"study-{name.value}-{plan.name}-{plan.digest[:8]}-{people or 'all'}"
-    bench = Bench(plan, dataset, machine_for("process", device.value, workers), folder, _say, seeds)
+    bench = Bench(plan, dataset, machine_for("process", device.value, workers), folder, _say, seeds, parts)
     began = time.monotonic()
     table = _study(name.value, bench)
     if record is not None:
@@ -124,6 +133,19 @@ def _seeds(name: StudyName, text: str | None) -> tuple[int, ...]:
     return seeds
 
 
+def _parts(name: StudyName, text: str | None) -> tuple[str, ...]:
+    """What the ablation is to leave out.
+
+    Raises:
+        UsageError: If it is another study.
+    """
+    from silhouette_shared.errors import UsageError
+
+    if text is not None and name != "ablation":
+        raise UsageError(f"--without: expected the study ablation, got {name}; leave the option out")
+    return () if text is None else tuple(listed("without", text, str, "parts"))
+
+
 def _say(text: str) -> None:
     console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
@@ -143,6 +165,7 @@ def _record(path: Path, bench: Bench, name: str, people: int | None, table: Stud
         Result(
             what=f"study {name}"
             + ("" if people is None else f", {people} people")
+            + "".join(f", without {part}" for part in bench.without)
             + (f", seeds {','.join(map(str, bench.seeds))}" if len(bench.seeds) > 1 else ""),
             plan=bench.plan.name,
             plan_digest=bench.plan.digest,

@@ -1,6 +1,7 @@
 """What each part of the encoder is worth: the plan as it is, and the plan without one part, on the same people."""
 
 from silhouette_shared.config import Plan, with_changes
+from silhouette_shared.errors import UsageError
 from silhouette_simulations.rows import rank_quickly
 from silhouette_simulations.studies.bench import Bench, StudyTable
 from silhouette_simulations.studies.people import Figures, by_seed, difference, over_seeds, seeds_told
@@ -31,7 +32,7 @@ def ablation(bench: Bench) -> StudyTable:
     behaviours = tuple(sorted(bench.dataset.events["behaviour"].unique()))
     measured: dict[str, list[Figures]] = {}
     for one in bench.each_seed():
-        for name, plan in variants(one.plan, behaviours).items():
+        for name, plan in _chosen(variants(one.plan, behaviours), bench.without).items():
             measured.setdefault(name, []).append(_figures(one, name, plan))
     means = {name: over_seeds(found) for name, found in measured.items()}
     whole = means["nothing"]
@@ -58,6 +59,19 @@ def ablation(bench: Bench) -> StudyTable:
             *by_seed(measured),
         ),
     )
+
+
+def _chosen(found: dict[str, Plan], names: tuple[str, ...]) -> dict[str, Plan]:
+    """The whole and what was asked for; all variants if nothing was.
+
+    Raises:
+        UsageError: If there is no such variant.
+    """
+    for name in names:
+        if name not in found or name == "nothing":
+            there = ", ".join(other for other in found if other != "nothing")
+            raise UsageError(f"--without: expected some of {there}, got {name!r}")
+    return found if not names else {name: plan for name, plan in found.items() if name in ("nothing", *names)}
 
 
 def _figures(bench: Bench, name: str, plan: Plan) -> Figures:

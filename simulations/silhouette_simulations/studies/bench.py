@@ -54,6 +54,7 @@ class Bench:
         folder: For checkpoints: a study that was killed goes on with the training it was at.
         say: Told what happens.
         several: Seeds to take the mean over, the plan's first; empty for the plan's own alone.
+        without: What an ablation leaves out, each in a row; empty for everything that it can.
     """
 
     plan: Plan
@@ -62,6 +63,7 @@ class Bench:
     folder: Path
     say: Callable[[str], None]
     several: tuple[int, ...] = ()
+    without: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:
