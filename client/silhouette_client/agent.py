@@ -347,7 +347,7 @@ class Agent:
 
     def _whole_run(self, budget: Budget) -> list[SampledGaussian]:
         """Everything that a run of the plan charges, each on its grid."""
-        active = min(self._plan.statistics.active_items, len(self._encoder.item.weight) - 1)
+        active = min(self._plan.active_items, len(self._encoder.item.weight) - 1)
         counted = [name for name in (*STATISTICS, *FIGURES) if getattr(budget, name) is not None]
         parts = [self._statistic(name, MOST_MODELS if name == "evaluation" else active)[0] for name in counted]
         if budget.training is not None:
@@ -471,7 +471,7 @@ class Agent:
 
     def _check_active(self, statistic: StatisticName | ReleaseName, active: Vector) -> None:
         items = len(self._encoder.item.weight) - 1
-        expected = min(self._plan.statistics.active_items, items) if statistic == "transitions" else 0
+        expected = min(self._plan.active_items, items) if statistic == "transitions" else 0
         if len(active) != expected:
             raise RefusedError(f"expected {expected} active items, got {len(active)}")
         if len(active) and (int(active.min()) < 1 or int(active.max()) > items or len(set(active)) < len(active)):

@@ -5,6 +5,7 @@ Flower's own tooling loads `app`, which finds its job in the folder that the env
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -91,7 +92,8 @@ def counting_of(plan: Plan, vocabulary: Vocabulary, budget: Budget | None) -> Co
     """The statistics of a run; None if its budget has none."""
     if budget is None or budget.popularity is None:
         return None
-    return Counting(settings=plan.statistics, budget=budget, content=vocabulary.content)
+    settings = replace(plan.statistics, active_items=plan.active_items)
+    return Counting(settings=settings, budget=budget, content=vocabulary.content)
 
 
 def secure_job(

@@ -8,12 +8,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from silhouette_server.shrinkage import posterior_means
 from silhouette_shared.config import Statistics
 from silhouette_shared.model.pairs import pair_matrix
 from silhouette_shared.model.prior import ItemPrior
 
 _SMALLEST_MASS = 1.0  # one person who has only this item; less is noise
 _FLOOR = 0.7  # of the noise's standard deviation: below it popularities are not told apart
+_LEAST_STRENGTH = 0.01  # of an item, as a share of the mean: an item of which nothing is known stays small
 _FLATTENING = 0.25  # power of the popularities that transitions are divided by: rare items would be all noise
 
 
@@ -50,6 +52,9 @@ def make_prior(
     that two items' features have a large product if people had them close to one another. Only positive eigenvalues
     count: the scores are a similarity. Where the rest is no larger than its noise there are no features.
 
+    With the estimator "posterior" every pair first gives way to its posterior mean, among pairs of as popular items,
+    and is then divided by the roots of what both items have with all others together: nothing is taken off.
+
     Content counts as far as the transitions bear it out: its weight is multiplied by how much more often than
     popularity says two items with equal content are near each other, at most 1.
 
@@ -73,7 +78,12 @@ def make_prior(
         rows = torch.from_numpy(active)
         excess, expected, lift = _excess(transitions.values, masses[rows])
         if _power(excess) > transitions.noise_std**2:
-            features[rows] = _features(excess, masses[rows], settings.rank, settings.transition_weight)
+            if settings.estimator == "posterior":
+                alike_by_use = _shrunk(transitions, expected)
+            else:
+                scale = masses[rows].pow(-_FLATTENING)
+                alike_by_use = scale[:, None] * excess * scale
+            features[rows] = _features(alike_by_use, settings.rank, settings.transition_weight)
         described = (content - mean)[rows]
         agreement = _agreement(excess, expected, lift, described @ described.T)
     return ItemPrior(
@@ -98,15 +108,27 @@ def _power(excess: Tensor) -> float:
     return float(excess.square().sum()) / (count * (count - 1))
 
 
-def _features(excess: Tensor, masses: Tensor, rank: int, weight: float) -> Tensor:
-    """Features (M, rank) whose products are the excess over a root of the popularities; columns may be zero."""
-    scale = masses.pow(-_FLATTENING)
-    values, vectors = torch.linalg.eigh(scale[:, None] * excess * scale)  # ascending
-    kept = min(rank, len(masses))
+def _shrunk(transitions: ReleasedSum, expected: Tensor) -> Tensor:
+    """Posterior means of the pairs over the roots of both items' sums, (M, M)."""
+    count = len(expected)
+    row, column = torch.triu_indices(count, count, 1)
+    values = posterior_means(transitions.values.numpy(), transitions.noise_std, expected[row, column].numpy())
+    means = pair_matrix(torch.from_numpy(values), count)
+    sums = means.sum(1)
+    if not float(sums.sum()) > 0:
+        return means
+    scale = sums.clamp(min=_LEAST_STRENGTH * float(sums.mean())).rsqrt()
+    return scale[:, None] * means * scale
+
+
+def _features(alike: Tensor, rank: int, weight: float) -> Tensor:
+    """Features (M, rank) whose products are as `alike` (M, M) as that many can be; columns may be zero."""
+    values, vectors = torch.linalg.eigh(alike)  # ascending
+    kept = min(rank, len(alike))
     strength = values.flip(0)[:kept].clamp(min=0.0)
     found = vectors.flip(1)[:, :kept] * strength.sqrt()
     spread = math.sqrt(float((found @ found.T).square().mean()))
-    features: Tensor = found.new_zeros(len(masses), rank)
+    features: Tensor = found.new_zeros(len(alike), rank)
     if spread > 0:
         features[:, :kept] = found * math.sqrt(weight / spread)
     return features

@@ -193,7 +193,7 @@ def released_budget(plan: Plan, world: World, budget: Budget) -> Budget:
     items = len(world.catalogue.items)
     sizes = {
         "popularity": items + 1,
-        "transitions": pair_count(min(plan.statistics.active_items, items)),
+        "transitions": pair_count(min(plan.active_items, items)),
         "training": Layout.of(ProfileEncoder(plan.model, world.vocabulary, plan.data.history_length)).size,
     }
     sizes |= {name: len(figure.cells(world.vocabulary)) for name, figure in FIGURES.items()}

@@ -260,6 +260,24 @@ def test_a_count_is_charged_once_and_noised_in_every_place(statistic: StatisticN
         asked.count(statistic, asking(statistic))
 
 
+def test_a_plan_whose_active_items_grow_with_epsilon_is_counted_at_that_many() -> None:
+    grown = replace(
+        COUNTING,
+        privacy=replace(COUNTING.privacy, epsilon=2.0),
+        statistics=replace(COUNTING.statistics, active_items=10, active_power=0.5),
+    )
+    for epsilon, expected in ((2.0, 5), (8.0, 10)):
+        own = replace(grown, privacy=replace(grown.privacy, epsilon=epsilon))
+        if expected == len(ACTIVE):
+            reply = agent(budget=COUNTED, with_plan=own).count(
+                "transitions", asking("transitions", plan_digest=own.digest)
+            )
+            assert reply.total.shape == (expected * (expected - 1) // 2,)
+        else:
+            with pytest.raises(RefusedError, match="expected 10 active items, got 5"):
+                agent(budget=COUNTED, with_plan=own).count("transitions", asking("transitions", plan_digest=own.digest))
+
+
 def test_a_statistic_that_the_budget_does_not_have_is_refused() -> None:
     for asked in (agent(), agent(mechanism=MECHANISM)):
         with pytest.raises(RefusedError, match="got one for popularity, which has no budget in it"):

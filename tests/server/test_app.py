@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from tests.people import MECHANISM, histories, plan, training_budget, vocabulary
 
 from silhouette_client.app import make_client_app
 from silhouette_client.node_folder import AgentCache, write_node_folder
-from silhouette_server.app import JOB_VARIABLE, app, open_job
+from silhouette_server.app import JOB_VARIABLE, app, counting_of, open_job
 from silhouette_server.coordination.checkpoints import read_checkpoint
+from silhouette_shared.config import Statistics
 from silhouette_shared.errors import IntegrityError, UsageError
+from silhouette_shared.privacy.budget import budget_of
 from silhouette_simulations.backend import run_in_process
 from silhouette_simulations.nodes import simulated
 
@@ -88,3 +91,11 @@ def test_a_file_cut_in_the_middle_is_noticed(folder: Path, name: str) -> None:
     (folder / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(IntegrityError, match="whole folder"):
         open_job(folder)
+
+
+def test_the_coordinator_counts_between_as_many_items_as_the_plan_allows_at_its_epsilon() -> None:
+    own = plan(statistics=Statistics(active_items=10, active_power=0.5))
+    own = replace(own, privacy=replace(own.privacy, mode="local", epsilon=2.0, rounds=0))
+    counting = counting_of(own, vocabulary(), budget_of(own))
+    assert counting is not None
+    assert counting.settings.active_items == 5

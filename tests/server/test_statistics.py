@@ -128,3 +128,29 @@ def test_the_same_sums_give_the_same_prior_and_the_order_of_items_carries_over()
     values = together(kinds, 0.3).values[numbers]
     again = make_prior(SETTINGS, content_of(kinds), popularity(), turned, ReleasedSum(values, 0.3))
     assert torch.allclose(again.features @ again.features.T, made[0].features @ made[0].features.T, atol=1e-3)
+
+
+POSTERIOR = Statistics(active_items=ACTIVE, rank=6, estimator="posterior")
+
+
+def test_the_posterior_estimator_says_what_is_alike_and_nothing_where_there_is_nothing_but_noise() -> None:
+    kinds = torch.arange(ACTIVE) % 3
+    found = make_prior(POSTERIOR, CONTENT, popularity(), active(), together(kinds, 0.3))
+    products = found.features[1 : ACTIVE + 1] @ found.features[1 : ACTIVE + 1].T
+    same = (kinds[:, None] == kinds).fill_diagonal_(False)
+    assert float(products[same].mean()) > float(products[kinds[:, None] != kinds].mean()) + 0.2
+    assert float(found.features[ACTIVE + 1 :].abs().sum()) == 0.0
+    drowned = make_prior(POSTERIOR, CONTENT, popularity(), active(), ReleasedSum(together(kinds, 0.3).values, 50.0))
+    assert float(drowned.features.abs().sum()) == 0.0
+
+
+def test_the_posterior_estimator_keeps_features_of_pairs_that_a_few_people_had_below_the_noise_out() -> None:
+    """Two items that stand out by far are alike; a pair at half of the noise is not told from all the others."""
+    values = torch.zeros(pair_count(ACTIVE), dtype=torch.float64)
+    values += torch.randn(len(values), generator=generator("few pairs"), dtype=torch.float64)
+    strong, weak = (
+        int(pair_numbers(torch.tensor(first), torch.tensor(second), ACTIVE)) for first, second in ((3, 9), (4, 20))
+    )
+    values[strong], values[weak] = 30.0, 0.5
+    found = make_prior(POSTERIOR, CONTENT, popularity(), active(), ReleasedSum(values, 1.0)).features
+    assert float(found[4] @ found[10]) > 5 * abs(float(found[5] @ found[21]))

@@ -33,6 +33,7 @@ from silhouette_shared.config import (
 from silhouette_shared.errors import UsageError
 
 PLAN = Plan(name="tiny")
+DIGEST_BEFORE = "5de38def98c158feb9decd91c8d2f00331fcd9fa1d2ec2d590d150629da4df5f"
 
 positive = st.floats(1e-9, 1e9)
 fraction = st.floats(0, 1)
@@ -139,6 +140,7 @@ OTHER_VALUES: dict[str, object] = {
     "model.width": 32,
     "privacy.mode": "none",
     "privacy.optimiser": "adam",
+    "statistics.estimator": "posterior",
     "privacy.clipping": "automatic",
     "privacy.delta": 1e-6,
     "evaluation.target": "validation",
@@ -162,6 +164,31 @@ def test_every_other_key_changes_both_digests(key: str) -> None:
     changed = with_changes(before, {key: other})
     assert changed.digest != before.digest
     assert changed.family_digest != before.family_digest
+
+
+@pytest.mark.parametrize(
+    ("active", "power", "epsilon", "expected"),
+    [
+        (100, 0.0, 2.0, 100),
+        (1000, 0.7, 8.0, 1000),
+        (1000, 0.7, 2.0, 379),
+        (3, 2.0, 0.01, 2),
+        (20_000, 1.0, 80.0, 20_000),
+    ],
+)
+def test_the_items_that_are_counted_between_grow_with_epsilon_as_the_plan_says(
+    active: int, power: float, epsilon: float, expected: int
+) -> None:
+    changes = {
+        "statistics.active_items": active,
+        "statistics.active_power": power,
+        "privacy.epsilon": epsilon,
+    }
+    assert with_changes(PLAN, changes).active_items == expected
+
+
+def test_a_plan_from_before_the_estimator_keeps_its_digest() -> None:
+    assert Plan(name="tiny").digest == DIGEST_BEFORE
 
 
 POSITIVE = "expected a positive number, got"

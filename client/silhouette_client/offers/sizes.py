@@ -45,7 +45,7 @@ def largest_vector(plan: Plan, vocabulary: Vocabulary) -> int:
         model = Layout.of(encoder).size + encoder.prior_size
     if vocabulary.prior is None:
         return model
-    return max(model, pair_count(min(plan.statistics.active_items, vocabulary.items)))
+    return max(model, pair_count(min(plan.active_items, vocabulary.items)))
 
 
 def warm_up() -> None:

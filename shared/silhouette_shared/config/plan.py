@@ -48,6 +48,10 @@ a person, `pace` is events on a day with any."""
 ReleaseName = Literal["attributes", "behaviours", "lengths", "pace", "value", "evaluation"]
 """The same, and hits and NDCG of the trained model."""
 
+EstimatorName = Literal["excess", "posterior"]
+"""How released transitions become features: as they are above what popularity gives, or each pair at its posterior mean
+first, which suits many people and many active items."""
+
 PartitionScheme = Literal["random", "dirichlet", "sizes", "attribute"]
 RowName = Literal[
     "popularity",
@@ -364,7 +368,9 @@ class Statistics:
     popularity_share: float = 0.3  # 0 leaves all statistics out
     transition_share: float = 0.4  # 0 leaves the transitions out
     active_items: int = 100  # most popular items between which transitions are counted
+    active_power: float = 0.0  # of epsilon / 8, which multiplies that number: more noise allows fewer items
     window: int = 20  # events apart at most; a pair counts 1 / distance
+    estimator: EstimatorName = "excess"  # of what the noised transitions say
     rank: int = 16  # features of an item, from the transitions
     half_life: float = 2.0  # events after which an event counts half among what was done lately
     content_half_life: float = 7.0  # the same for the content vectors
@@ -386,6 +392,7 @@ class Statistics:
             self.popularity_share,
         )
         _require(2 <= self.active_items <= 20_000, "statistics.active_items", "2 to 20000 items", self.active_items)
+        _require(0 <= self.active_power <= 2, "statistics.active_power", "a power from 0 to 2", self.active_power)
         _require(1 <= self.window <= 1000, "statistics.window", "1 to 1000 events", self.window)
         _require(1 <= self.rank <= 1024, "statistics.rank", "1 to 1024 features", self.rank)
         for name in ("half_life", "content_half_life"):
@@ -625,6 +632,15 @@ class Plan:
         )
 
     @property
+    def active_items(self) -> int:
+        """Items between which transitions are counted if the catalogue has as many: at least 2, at most 20,000."""
+        counted = self.statistics
+        if counted.active_power == 0:
+            return counted.active_items
+        grown = counted.active_items * math.pow(self.privacy.epsilon / 8, counted.active_power)
+        return min(20_000, max(2, round(grown)))
+
+    @property
     def digest(self) -> str:
         """SHA-256, in hex, of everything in the plan that changes what is trained: what both sides agree on."""
         return _digest(self, "note", "promotion")
@@ -637,6 +653,8 @@ class Plan:
 
 _CAME_LATER: tuple[tuple[str, str, object], ...] = (
     ("data", "behaviours", []),
+    ("statistics", "active_power", 0.0),
+    ("statistics", "estimator", "excess"),
     ("training", "crop", 0.0),
     ("training", "mask", 0.0),
     ("training", "reorder", 0.0),

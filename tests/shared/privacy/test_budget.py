@@ -88,6 +88,7 @@ def test_a_plan_without_rounds_needs_statistics_and_one_with_rounds_leaves_them_
         ({"popularity_share": 0.8}, "statistics.transition_share: expected shares of at most 1 together"),
         ({"transition_share": -0.1}, "statistics.transition_share: expected a share from 0 to 1"),
         ({"active_items": 1}, "statistics.active_items: expected 2 to 20000 items"),
+        ({"active_power": -0.5}, "statistics.active_power: expected a power from 0 to 2"),
         ({"window": 0}, "statistics.window: expected 1 to 1000 events"),
         ({"rank": 0}, "statistics.rank: expected 1 to 1024 features"),
         ({"half_life": 0.0}, "statistics.half_life: expected a positive number of events"),
