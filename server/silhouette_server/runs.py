@@ -151,6 +151,11 @@ def prepare_run(
             "coordinator sees no partner's own update; correct the plan"
         )
     budget = budget_of(plan)
+    if budget is None and plan.training.patience:
+        raise UsageError(
+            f"expected training.patience = 0 in a deployment, got {plan.training.patience}: to stop early, partners "
+            "would have to tell an exact metric of their people; set it to 0"
+        )
     vocabulary = vocabulary_for(plan, public.vocabulary(), budget)
     agreement = Agreement(
         plan=plan,

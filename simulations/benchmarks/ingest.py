@@ -22,7 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from silhouette_client.ingest.records import FOLDER, open_records
+from silhouette_client.ingest.folder import FOLDER, manifest_of
+from silhouette_client.ingest.records import open_records
 from silhouette_simulations.shop import MAPPING, Planted, write_shops
 
 COMMAND = (sys.executable, "-c", "from silhouette_shared.cli import main; raise SystemExit(main())")
@@ -58,7 +59,7 @@ def _killed(folder: Path, kills: int, wall: float, seed: int) -> bool:
         if process.returncode not in (0, -signal.SIGKILL):
             raise SystemExit(f"expected a run or a kill, got exit code {process.returncode}")
         if process.returncode == 0 and left:  # from the beginning again
-            for path in (other / FOLDER / "parts", other / FOLDER / "manifest.json"):
+            for path in (other / FOLDER / "parts", manifest_of(other / FOLDER)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     subprocess.run([*COMMAND, *arguments, str(folder / "tables")], check=True, stdout=subprocess.DEVNULL)
     same = _files(folder / "home" / FOLDER) == _files(other / FOLDER)
@@ -70,7 +71,7 @@ def _killed(folder: Path, kills: int, wall: float, seed: int) -> bool:
 
 def _files(folder: Path) -> dict[str, str]:
     """SHA-256 of the manifest and of everything that it names."""
-    paths = [folder / "manifest.json", *(folder / "parts").iterdir()]
+    paths = [manifest_of(folder), *(folder / "parts").iterdir()]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 

@@ -4,14 +4,14 @@ python simulations/peers/run.py simulations/experiments/ml-100k.toml --record si
 
 The plan's data are split as `silhouette sim run` splits them, and written to a folder. The peers are fitted there in an
 environment of their own (`--environment`, made from `requirements.txt` if it is not there), and their recommendations
-are ranked here by the same code as ours: full ranking, items seen before removed.
+are ranked here by the same code as ours: full ranking, items seen before removed. Killed, the same command goes on
+with the model it was at and, in SASRec, after its last whole epoch; a training of fewer epochs is gone on with, too.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import venv
 from itertools import pairwise
 from pathlib import Path
@@ -64,33 +64,32 @@ def peers_python(folder: Path) -> Path:
 
 
 def measure(
-    plan: Plan, home: Path, python: Path, models: list[str], epochs: int
+    plan: Plan, home: Path, python: Path, models: list[str], epochs: int, folder: Path
 ) -> tuple[World, list[dict[str, object]]]:
-    """Fit the peers and give a line for each."""
+    """Fit the peers in a folder, which keeps what they have reached, and give a line for each."""
     world = build_world(plan, datasets.load(plan.data.dataset, home=home))
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = export(world, folder)
     lines: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        asked = export(world, folder)
-        command = [str(python), str(HERE / "fit.py"), str(folder), *models, "--epochs", str(epochs)]
+    for name in models:
+        command = [str(python), str(HERE / "fit.py"), str(folder), name, "--epochs", str(epochs)]
         subprocess.run([*command, "--seed", str(plan.seed)], check=True, stdout=sys.stderr)
-        for name in models:
-            ranks = ranks_of(asked, pd.read_csv(folder / f"{name}.csv", dtype={"user": str}))
-            hits, gains = person_figures(ranks, torch.arange(len(ranks)), CUTOFF)
-            draw = ReproducibleSource(0).child("bootstrap", name).torch_generator()
-            interval = mean_interval(gains, generator=draw)
-            about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-            lines.append(
-                {
-                    "name": f"RecTools {name}",
-                    "hr_at_10": float(hits.mean()),
-                    "ndcg_at_10": float(gains.mean()),
-                    "ndcg_low": interval.low,
-                    "ndcg_high": interval.high,
-                    "users": len(gains),
-                    **about,
-                }
-            )
+        ranks = ranks_of(asked, pd.read_csv(folder / f"{name}.csv", dtype={"user": str}))
+        hits, gains = person_figures(ranks, torch.arange(len(ranks)), CUTOFF)
+        draw = ReproducibleSource(0).child("bootstrap", name).torch_generator()
+        interval = mean_interval(gains, generator=draw)
+        about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        lines.append(
+            {
+                "name": f"RecTools {name}",
+                "hr_at_10": float(hits.mean()),
+                "ndcg_at_10": float(gains.mean()),
+                "ndcg_low": interval.low,
+                "ndcg_high": interval.high,
+                "users": len(gains),
+                **about,
+            }
+        )
     return world, lines
 
 
@@ -102,10 +101,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=70, help="of SASRec")
     parser.add_argument("--environment", type=Path, default=Path("peers-environment"), help="made if not there")
     parser.add_argument("--home", type=Path, default=Path.home() / ".silhouette")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="where the split and checkpoints are kept")
     parser.add_argument("--record", type=Path, help="add the result to this file")
     asked = parser.parse_args()
     plan = read_plan(asked.plan)
-    world, lines = measure(plan, asked.home, peers_python(asked.environment), asked.models, asked.epochs)
+    folder = asked.out / f"peers-{plan.name}-{plan.digest[:8]}"
+    world, lines = measure(plan, asked.home, peers_python(asked.environment), asked.models, asked.epochs, folder)
     for line in lines:
         print(
             f"{line['name']:<18} HR@10 {line['hr_at_10']:.4f}  NDCG@10 {line['ndcg_at_10']:.4f} "

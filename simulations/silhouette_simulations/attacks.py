@@ -31,7 +31,8 @@ from silhouette_shared.privacy.budget import Budget, budget_of
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.randomness import ReproducibleSource
 from silhouette_simulations.datasets import Dataset
-from silhouette_simulations.training import Machine, load_encoder, train_together
+from silhouette_simulations.models import load_encoder
+from silhouette_simulations.training import Machine, train_together
 from silhouette_simulations.world import PartnerData, World, build_world
 
 Scores = NDArray[np.float64]

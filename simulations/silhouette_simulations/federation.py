@@ -5,7 +5,7 @@ The rows may stand in several runs over the same people: pooled training does no
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -26,9 +26,7 @@ def federation(
     federated: Path,
     pooled: Path,
     local: Path | None = None,
-    *,
-    counts: float = 0.0,
-    with_counts: Callable[[Path], Ranks] | None = None,
+    counts_traffic: Mapping[str, tuple[int, int]] | None = None,
 ) -> StudyTable:
     """A line for everybody and one for each partner.
 
@@ -36,45 +34,45 @@ def federation(
         federated: A finished run with the row federated; its partners are the lines.
         pooled: A finished run with the row pooled, over the same people.
         local: A finished run with the row local_only, of the same partition; None leaves it out.
-        counts: Part of the transition counts that is told in the title, where there is `with_counts`.
-        with_counts: Ranks of a run's model together with transition counts of all its people, which are the same
-            sum whether the people are pooled or not; None ranks federated and pooled by the models alone.
+        counts_traffic: Compares the rows with transition counts; the bytes of these down to and up from each partner.
+            None compares the models alone.
 
     Raises:
         UsageError: If a run has no such row, is not finished, or is over other data, people or partners.
         IntegrityError: If a file is damaged.
     """
     header, plan = _finished(federated)
-    own = _row(federated, "federated")
+    counted = "" if counts_traffic is None else "_with_counts"
+    own = _row(federated, f"federated{counted}")
     homes = _homes(federated)
-    others = {"pooled": _like(pooled, header, plan, "pooled", own)}
-    if with_counts is not None:
-        own, others = with_counts(federated), {"pooled": with_counts(pooled)}
+    others = {"pooled": _like(pooled, header, plan, f"pooled{counted}", own)}
     if local is not None:
-        others["local only"] = _like(local, header, plan, "local_only", own)
+        others["local only"] = _like(local, header, plan, f"local_only{counted}", own)
         _refuse_other_partners(local, homes)
     gains = {"federated": own.gains()} | {name: ranks.gains() for name, ranks in others.items()}
-    traffic = _traffic(federated)
+    model = _traffic(federated)
     everybody = torch.arange(len(own.people))
     lines = [_line("everybody", everybody, gains, None)]
     for partner, _ in header.partners:
         rows = torch.tensor([row for row, user in enumerate(own.people) if homes[user] == partner])
         if len(rows):
-            lines.append(_line(partner, rows, gains, traffic))
+            extra = (0, 0) if counts_traffic is None else counts_traffic[partner]
+            lines.append(_line(partner, rows, gains, (model + extra[0], model + extra[1])))
     return StudyTable(
         title=f"What federating costs, {header.dataset}, {len(header.partners)} partners ({plan.partition.scheme})"
-        + (f", with transition counts, part {counts:g}" if with_counts is not None else ""),
+        + (f", with transition counts, weight {plan.evaluation.counts_weight:g}" if counted else ""),
         columns=tuple(lines[0]),
         rows=tuple(lines),
         notes=(
             "NDCG@10; intervals are paired bootstraps over people, 95 %",
             f"bytes of a partner in the whole run, {plan.training.rounds} rounds: the model down and the update up, "
-            "4 bytes a parameter, without the envelopes",
+            "4 bytes a parameter, without the envelopes"
+            + ("; and the counts once, 8 bytes for each two items that anybody had in that order" if counted else ""),
         ),
     )
 
 
-def _line(name: str, rows: Tensor, gains: Mapping[str, Tensor], traffic: int | None) -> dict[str, object]:
+def _line(name: str, rows: Tensor, gains: Mapping[str, Tensor], traffic: tuple[int, int] | None) -> dict[str, object]:
     mean = {row: float(values[rows].mean()) for row, values in gains.items()}
     line: dict[str, object] = {"partner": name, "people": len(rows)}
     line |= {row: mean[row] for row in ("local only", "federated", "pooled") if row in mean}
@@ -82,7 +80,7 @@ def _line(name: str, rows: Tensor, gains: Mapping[str, Tensor], traffic: int | N
     for other in ("pooled", "local only"):
         if other in gains:
             line[f"less {other}"] = _difference(gains["federated"][rows], gains[other][rows], name, other)
-    line["bytes down"] = line["bytes up"] = traffic
+    line["bytes down"], line["bytes up"] = traffic or (None, None)
     return line
 
 

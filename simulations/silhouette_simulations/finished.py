@@ -13,7 +13,7 @@ from silhouette_shared.config import Plan
 from silhouette_shared.errors import IntegrityError, UsageError
 from silhouette_shared.model.encoder import Vocabulary
 from silhouette_shared.model.vector import Layout
-from silhouette_simulations.training import new_encoder
+from silhouette_simulations.models import new_encoder
 
 
 def read_model(folder: Path, plan: Plan, vocabulary: Vocabulary) -> Tensor:

@@ -16,7 +16,7 @@ from silhouette_client.segments.lookalike import SCORINGS, described, lift, like
 from silhouette_client.segments.people import table_of
 from silhouette_shared.config import Plan
 from silhouette_shared.errors import UsageError
-from silhouette_simulations.training import load_encoder
+from silhouette_simulations.models import load_encoder
 from silhouette_simulations.world import World
 
 

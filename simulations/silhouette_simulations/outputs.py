@@ -31,6 +31,7 @@ from silhouette_shared.privacy.budget import Budget, released, shares_of
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.privacy.statement import Audit, Facts, Release, privacy_statement
 from silhouette_shared.randomness import ReproducibleSource
+from silhouette_simulations.models import load_encoder
 from silhouette_simulations.rows import (
     CUTOFF,
     Ranking,
@@ -47,7 +48,6 @@ from silhouette_simulations.run_folder import (
     SECURE_COLUMNS,
     RunFolder,
 )
-from silhouette_simulations.training import load_encoder
 from silhouette_simulations.world import PartnerData, World
 
 _RECENT_EVENTS = 10

@@ -37,8 +37,8 @@ from silhouette_shared.model.evaluation import (
 from silhouette_shared.model.histories import UNKNOWN, Histories
 from silhouette_shared.model.quantised import export_int8, load_int8, size_bytes
 from silhouette_shared.randomness import ReproducibleSource
+from silhouette_simulations.models import load_encoder
 from silhouette_simulations.rows import CUTOFF, mean_figures, rank_quickly
-from silhouette_simulations.training import load_encoder
 from silhouette_simulations.world import PartnerData, World
 
 _FOLDS = 5

@@ -1,6 +1,6 @@
 """The rows of the comparison: for every person, how high a method ranked the event that came next."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -39,9 +39,19 @@ LABELS: dict[RowName, str] = {
     "private_statistics": "Private statistics",
     "federated_private": "Federated with privacy",
     "pooled": "Pooled",
+    "local_only_with_counts": "Local only, with counts",
+    "federated_with_counts": "Federated, with counts",
+    "pooled_with_counts": "Pooled, with counts",
 }
 
 PRIVATE_ROWS: frozenset[RowName] = frozenset({"private_statistics", "federated_private"})
+
+WITH_COUNTS: Mapping[RowName, RowName] = {
+    "local_only_with_counts": "local_only",
+    "federated_with_counts": "federated",
+    "pooled_with_counts": "pooled",
+}
+"""Rows whose scores have exact transition counts added, and whose model it is."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,7 @@ def ranks_of_targets(scores: Tensor, partner: PartnerData, known: Histories, peo
 
 def rank_baseline(row: RowName, world: World) -> dict[str, Ranking]:
     """Fit a counting method on all partners' people together and rank everybody's next event."""
-    histories = {partner.name: _sequences(partner) for partner in world.partners}
+    histories = {partner.name: sequences(partner) for partner in world.partners}
     everybody = [sequence for part in histories.values() for sequence in part]
     items = len(world.catalogue.items)
     scorer: Scorer
@@ -138,7 +148,8 @@ def _rank_scorer(scorer: Scorer, partner: PartnerData, histories: Sequence[np.nd
     return Ranking(ranks=torch.cat(ranks), top=torch.cat(top))
 
 
-def _sequences(partner: PartnerData) -> list[np.ndarray]:
+def sequences(partner: PartnerData) -> list[np.ndarray]:
+    """Everybody's known items, oldest first."""
     offsets = partner.known.offsets.tolist()
     items = partner.known.items.numpy()
     return [items[start:end] for start, end in pairwise(offsets)]
@@ -148,7 +159,7 @@ def popularity_shares(world: World) -> Tensor:
     """Share of all people who have each item, shape (V + 1,)."""
     counts = torch.zeros(len(world.catalogue.items) + 1, dtype=torch.float64)
     for partner in world.partners:
-        for sequence in _sequences(partner):
+        for sequence in sequences(partner):
             counts[torch.from_numpy(np.unique(sequence))] += 1
     return counts / world.people
 

@@ -27,12 +27,15 @@ from silhouette_shared.errors import IntegrityError, UnavailableError, UsageErro
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.budget import Budget, budget_of
 from silhouette_simulations.datasets import Dataset
+from silhouette_simulations.mixing import counts_of, rank_with_counts
+from silhouette_simulations.models import load_encoder, new_encoder
 from silhouette_simulations.outputs import analytics_document, write_outputs
 from silhouette_simulations.progress import Progress
 from silhouette_simulations.report import write_report
 from silhouette_simulations.rows import (
     LABELS,
     PRIVATE_ROWS,
+    WITH_COUNTS,
     ModelRanking,
     Ranking,
     mean_figures,
@@ -41,7 +44,7 @@ from silhouette_simulations.rows import (
     rank_quickly,
 )
 from silhouette_simulations.run_folder import RunFolder
-from silhouette_simulations.training import Machine, Trained, load_encoder, new_encoder, train_together
+from silhouette_simulations.training import Machine, Trained, train_together
 from silhouette_simulations.world import PartnerData, build_world
 
 _BASELINES: frozenset[RowName] = frozenset({"popularity", "transition_counts", "ease"})
@@ -57,10 +60,12 @@ class RowResult:
 
 
 def rows_of(plan: Plan) -> tuple[RowName, ...]:
-    """The rows that this plan can have: without privacy there is no private one, without statistics none of them."""
+    """The rows that this plan can have: without privacy no private one, with it none with exact counts."""
     missing: set[RowName] = set()
     if plan.privacy.mode == "none":
         missing |= PRIVATE_ROWS
+    else:
+        missing |= set(WITH_COUNTS)
     if not plan.statistics.on:
         missing.add("private_statistics")
     return tuple(row for row in plan.evaluation.rows if row not in missing)
@@ -173,10 +178,11 @@ class _Simulation:
     def _groups(self) -> list[list[RowName]]:
         """Rows that run beside each other: trainings of one partner use one core each."""
         alone: list[RowName] = [row for row in self.rows if row in ("pooled", "local_only")]
-        groups: list[list[RowName]] = [[row] for row in self.rows if row not in alone]
+        groups: list[list[RowName]] = [[row] for row in self.rows if row not in alone and row not in WITH_COUNTS]
         if alone:
             groups.append(alone)
-        return groups
+        # Last: these find the trainings of the others done.
+        return groups + [[row] for row in self.rows if row in WITH_COUNTS]
 
     def _row(self, row: RowName, beside: int) -> tuple[RowResult, float]:
         started = time.monotonic()
@@ -203,19 +209,26 @@ class _Simulation:
         return RowResult(rank_baseline(row, self.world), {}, None)
 
     def _trained(self, row: RowName, beside: int) -> RowResult:
-        if row == "local_only":
-            return self._local_only(beside)
         if row == "private_statistics":
             return self._statistics_alone()
+        models = self._models(WITH_COUNTS.get(row, row), beside)
+        if row in WITH_COUNTS:
+            return self._ranked_with_counts(row, models)
+        one = None if row == "local_only" else next(iter(models.values())).parameters
+        return self._ranked(models, one)
+
+    def _models(self, row: RowName, beside: int) -> dict[str, Trained]:
+        """The model that each partner has in a row."""
+        if row == "local_only":
+            return self._local_only(beside)
         if row == "pooled":
-            everybody = self.world.pooled()
-            trained = self._train("pooled", [everybody], None, self._one_worker())
+            trained = self._train("pooled", [self.world.pooled()], None, self._one_worker())
         else:
             budget = self.budget if row == "federated_private" else None
             trained = self._train(row, self.world.partners, budget, self.machine)
             if trained.figures:
                 self.folder.write_json("analytics.json", analytics_document(trained.figures, self.world))
-        return self._ranked({p.name: trained for p in self.world.partners}, trained.parameters)
+        return {partner.name: trained for partner in self.world.partners}
 
     def _statistics_alone(self) -> RowResult:
         """What the prior ranks when nothing is trained, and the whole budget is the statistics'."""
@@ -228,7 +241,7 @@ class _Simulation:
         ranked = self._ranked({p.name: replace(trained, parameters=model) for p in self.world.partners}, None)
         return replace(ranked, attributes={})
 
-    def _local_only(self, beside: int) -> RowResult:
+    def _local_only(self, beside: int) -> dict[str, Trained]:
         workers = max(1, self.machine.workers // beside)
 
         def train(partner: PartnerData) -> Trained:
@@ -236,7 +249,7 @@ class _Simulation:
 
         with ThreadPoolExecutor(workers) as pool:
             models = list(pool.map(train, self.world.partners))
-        return self._ranked({p.name: model for p, model in zip(self.world.partners, models, strict=True)}, None)
+        return {partner.name: model for partner, model in zip(self.world.partners, models, strict=True)}
 
     def _one_worker(self) -> Machine:
         return replace(self.machine, backend="process", workers=1)
@@ -308,6 +321,20 @@ class _Simulation:
             attributes[partner.name] = answer.attributes
         return RowResult(rankings, attributes, parameters)
 
+    def _ranked_with_counts(self, row: RowName, models: dict[str, Trained]) -> RowResult:
+        """A row's models with transition counts: of each partner's own people where it is alone, else of all."""
+        items = len(self.world.catalogue.items)
+        everybody = None if row == "local_only_with_counts" else counts_of(self.world.partners, items)
+        rankings: dict[str, Ranking] = {}
+        for partner in self.world.partners:
+            encoder = load_encoder(
+                self.plan, self.world.vocabulary, models[partner.name].parameters, self.machine.device
+            )
+            counts = everybody or counts_of([partner], items)
+            weight = self.plan.evaluation.counts_weight
+            rankings[partner.name] = rank_with_counts(encoder, partner, counts, weight, self.machine.device)
+        return RowResult(rankings, {}, None)
+
     def _model_row(self) -> RowName | None:
         """The row whose model the partners would use: the private one wherever there is privacy."""
         for row in ("federated_private", "federated", "pooled"):
@@ -321,7 +348,7 @@ class _Simulation:
 
     def _rounds(self) -> list[dict[str, object]]:
         lines: list[dict[str, object]] = []
-        names = [row for row in self.rows if row not in _BASELINES and row != "local_only"]
+        names = [row for row in self.rows if row not in _BASELINES and row not in WITH_COUNTS and row != "local_only"]
         if "local_only" in self.rows:
             names += [f"local_only/{partner.name}" for partner in self.world.partners]  # type: ignore[misc]
         for name in names:

@@ -34,10 +34,11 @@ from silhouette_shared.privacy.budget import budget_of
 from silhouette_shared.randomness import ReproducibleSource
 from silhouette_shared.secagg import Identity
 from silhouette_shared.secagg.keys import KEY_BYTES
+from silhouette_simulations.models import load_encoder, new_encoder
 from silhouette_simulations.repeatable import RepeatableBytes
 from silhouette_simulations.rows import CUTOFF, rank_quickly
 from silhouette_simulations.slicing import Slice
-from silhouette_simulations.training import Machine, load_encoder, new_encoder, train_together
+from silhouette_simulations.training import Machine, train_together
 from silhouette_simulations.world import PartnerData
 
 RESULTS = "slices.json"

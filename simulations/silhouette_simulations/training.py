@@ -1,7 +1,7 @@
 """Training runs of a simulation: a set of partners, the Flower apps, and the model that comes out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,17 +14,17 @@ from silhouette_server.coordination.federation import Beside, CheckedStrategy, J
 from silhouette_server.coordination.secure import Desk
 from silhouette_shared.config import Plan
 from silhouette_shared.model.appraisal import Appraised
-from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
 from silhouette_shared.model.figures import Released
-from silhouette_shared.model.prior import PriorShape
-from silhouette_shared.model.vector import Layout, read_vector, write_vector
+from silhouette_shared.model.vector import Layout, read_vector
 from silhouette_shared.privacy.budget import Budget
 from silhouette_shared.randomness import ReproducibleSource
 from silhouette_shared.secagg import Identity, Pins
 from silhouette_shared.secagg.keys import KEY_BYTES
 from silhouette_shared.wire.agreement import vocabulary_for
 from silhouette_simulations.backend import Backend, run_apps
+from silhouette_simulations.models import new_encoder
 from silhouette_simulations.repeatable import RepeatableBytes
+from silhouette_simulations.stopping import EarlyStopping
 from silhouette_simulations.world import PartnerData, World
 
 
@@ -54,24 +54,6 @@ def workers_for(plan: Plan, machine: Machine) -> int:
     On Ray a partner's next message may reach another process, which knows nothing of the secrets of an open round.
     """
     return 1 if machine.backend == "ray" and plan.aggregation.protocol == "sa-1" else machine.workers
-
-
-def new_encoder(plan: Plan, vocabulary: Vocabulary, device: torch.device) -> ProfileEncoder:
-    """The encoder as every training of the plan starts from."""
-    encoder = ProfileEncoder(plan.model, vocabulary, plan.data.history_length)
-    encoder.initialise(ReproducibleSource(plan.seed).child("initial model").torch_generator())
-    return encoder.to(device)
-
-
-def load_encoder(plan: Plan, vocabulary: Vocabulary, parameters: Tensor, device: torch.device) -> ProfileEncoder:
-    """The encoder with a trained model: its parameters, and its prior if it has one, (D,) or (D + P,)."""
-    encoder = new_encoder(plan, vocabulary, device)
-    layout = Layout.of(encoder)
-    if len(parameters) > layout.size:
-        encoder = new_encoder(plan, replace(vocabulary, prior=PriorShape.of(plan.statistics)), device)
-        encoder.set_prior(parameters[layout.size :])
-    write_vector(encoder, layout, parameters[: layout.size].to(device))
-    return encoder.eval()
 
 
 def declared_people(people: int, *, counted: bool) -> int:
@@ -134,6 +116,8 @@ def train_together(
 ) -> Trained:
     """Train one model on several partners through Flower, or on one partner alone, which is the same with one node.
 
+    Without privacy, and with `training.patience`, the model of the best round is what comes out.
+
     Args:
         plan: Model, objective and schedule.
         world: For the public catalogue.
@@ -150,6 +134,16 @@ def train_together(
     vocabulary = vocabulary_for(plan, world.vocabulary, budget)
     initial = new_encoder(plan, vocabulary, torch.device("cpu"))
     layout = Layout.of(initial)
+    stopping = None
+    if budget is None and plan.training.patience:
+        stopping = EarlyStopping(plan, world, partners, folder, machine.device)
+        partners = stopping.trained_on
+
+    def after_round(record: RoundRecord, model: Tensor) -> None:
+        if stopping is not None:
+            stopping.after(record.round, model)
+        on_round(record, model)
+
     nodes = folder / "nodes"
     keys = _keys(plan, name, partners) if plan.aggregation.protocol == "sa-1" and len(partners) > 1 else None
     pins = None if keys is None else keys.pins
@@ -182,8 +176,9 @@ def train_together(
         ),
         training=None if budget is None else budget.training,
         checkpoint=folder / "checkpoint.safetensors",
-        on_round=on_round,
+        on_round=after_round,
         beside=lambda: beside,
+        enough=(lambda done: False) if stopping is None else stopping.enough,
     )
     finished: list[CheckedStrategy] = []
     run_apps(
@@ -196,8 +191,9 @@ def train_together(
         engine=machine.engine,
     )
     (strategy,) = finished
+    best = None if stopping is None else stopping.parameters
     return Trained(
-        parameters=strategy.model,
+        parameters=strategy.model if best is None else best,
         records=strategy.records,
         figures=strategy.figures,
         appraisal=strategy.appraisal,

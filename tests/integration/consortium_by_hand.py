@@ -38,7 +38,8 @@ from silhouette_shared.config import read_plan
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.ledger import Charge
 from silhouette_simulations import datasets
-from silhouette_simulations.training import Machine, new_encoder, train_together
+from silhouette_simulations.models import new_encoder
+from silhouette_simulations.training import Machine, train_together
 from silhouette_simulations.world import build_world
 
 PARTNERS = ("partner-0", "partner-1", "partner-2")  # as `silhouette sim deal` names them

@@ -30,7 +30,8 @@ from silhouette_shared.cli import main as command
 from silhouette_shared.config import read_plan
 from silhouette_shared.model.vector import Layout
 from silhouette_simulations import datasets
-from silhouette_simulations.training import Machine, new_encoder, train_together
+from silhouette_simulations.models import new_encoder
+from silhouette_simulations.training import Machine, train_together
 from silhouette_simulations.world import build_world
 
 pytestmark = pytest.mark.slow

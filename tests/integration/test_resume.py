@@ -46,6 +46,11 @@ def at_the_end(folder: Path) -> bool:
     return run.exists() and '"complete"' in run.read_text()
 
 
+def after_a_first_best(folder: Path) -> bool:
+    """When a training that may stop early has kept a model."""
+    return (folder / "state/trainings/federated/best.safetensors").exists()
+
+
 def assert_as_if_nothing_had_happened(folder: Path, reference: Reference) -> None:
     assert tree(folder, leave_out=WITH_TIMES) == tree(reference.folder, leave_out=WITH_TIMES)
     assert json.loads((folder / "run.json").read_text())["state"] == "complete"
@@ -67,6 +72,31 @@ def test_killed_at_three_moments_and_resumed_it_ends_with_the_same_bytes(desk: D
     assert "Federated: " not in done.err  # nothing finished is trained again
     assert_as_if_nothing_had_happened(folder, reference)
     assert done.document["rows"] == reference.done.document["rows"]
+
+
+STOPPING = PLAN.replace("rounds = 3\nbatch_size", "rounds = 40\npatience = 2\nbatch_size").replace(
+    "every_rounds = 2", 'every_rounds = 1\nrows = ["local_only", "federated", "federated_with_counts"]'
+)
+
+
+def test_a_training_that_stops_early_gives_its_best_round_also_after_a_kill(desk: Desk) -> None:
+    done = desk.run(desk.plan(STOPPING))
+    assert done.code == 0, done.err
+    whole = Path(done.document["folder"])
+    rounds = pd.read_csv(whole / "rounds.csv")
+    counts = rounds.groupby("row")["round"].max()
+    assert counts["federated"] < 40
+    assert set(counts.index) == {"federated", *(f"local_only/partner-{number}" for number in range(3))}
+    assert [row["name"] for row in done.document["rows"]] == ["local_only", "federated", "federated_with_counts"]
+    best = rounds[(rounds["row"] == "federated") & (rounds["round"] == counts["federated"] - 2)]
+    federated = done.document["rows"][1]
+    assert federated["ndcg_at_10"] == pytest.approx(float(best["ndcg_at_10"].iloc[0]))
+    folder = desk.killed(
+        lambda place: (place / "state/trainings/federated/best.safetensors").exists(), desk.plan(STOPPING)
+    )
+    assert folder is not None
+    assert desk.run("--resume", folder).code == 0
+    assert tree(folder, leave_out=WITH_TIMES) == tree(whole, leave_out=WITH_TIMES)
 
 
 @pytest.mark.slow

@@ -32,8 +32,9 @@ from silhouette_shared.privacy.budget import Budget, budget_of
 from silhouette_shared.privacy.ledger import Charge
 from silhouette_shared.wire.agreement import vocabulary_for
 from silhouette_simulations.backend import run_in_process
+from silhouette_simulations.models import new_encoder
 from silhouette_simulations.nodes import simulated
-from silhouette_simulations.training import declared_people, new_encoder
+from silhouette_simulations.training import declared_people
 
 CPU = torch.device("cpu")
 SETTINGS = Statistics(active_items=9, window=3, rank=2)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from tests.simulations.run_folders import ndcg_at_10, plan_for, write_run_folder
@@ -15,7 +16,6 @@ from silhouette_shared.config import Partition
 from silhouette_shared.errors import UsageError
 from silhouette_shared.model.evaluation import Interval
 from silhouette_simulations.federation import federation
-from silhouette_simulations.report.reading import Ranks, read_ranks
 from silhouette_simulations.results import read_results
 
 PARAMETERS = 1000
@@ -68,21 +68,24 @@ def test_rows_may_stand_in_several_runs_and_local_training_may_be_left_out(run: 
     assert len(table.rows) == 6
 
 
-def test_with_counts_the_ranks_of_both_are_those_of_model_and_counts_together(run: Path) -> None:
-    asked: list[Path] = []
-
-    def with_counts(folder: Path) -> Ranks:
-        asked.append(folder)
-        own = read_ranks(folder)["federated"]
-        return Ranks(own.users, np.full(len(own.users), 1 if len(asked) == 1 else 0))
-
-    table = federation(run, run, run, counts=0.5, with_counts=with_counts)
-    assert table.title.endswith("with transition counts, part 0.5")
-    assert asked == [run, run]
-    for line in table.rows:
+def test_with_counts_the_rows_are_those_with_counts_and_the_counts_bytes_are_added(run: Path) -> None:
+    with pytest.raises(UsageError, match="expected a run with the row federated_with_counts"):
+        federation(run, run, run, {})
+    table = pq.read_table(run / "ranks.parquet").to_pandas()
+    for row, rank in (("local_only", 5), ("federated", 1), ("pooled", 0)):
+        counted = table[table["row"] == row].assign(row=f"{row}_with_counts", rank=rank)
+        table = pd.concat([table, counted])
+    table.to_parquet(run / "ranks.parquet")
+    alone = federation(run, run, run)
+    found = federation(run, run, run, {f"partner-{number}": (100, number) for number in range(5)})
+    assert found.title.endswith("with transition counts, weight 1")
+    for number, (line, before) in enumerate(zip(found.rows[1:], alone.rows[1:], strict=True)):
         assert line["federated"] == pytest.approx(1 / np.log2(3))
         assert line["pooled"] == 1.0
-        assert line["local only"] != 1.0
+        assert line["local only"] == pytest.approx(1 / np.log2(7))
+        bytes_before = before["bytes down"]
+        assert isinstance(bytes_before, int)
+        assert (line["bytes down"], line["bytes up"]) == (bytes_before + 100, bytes_before + number)
 
 
 def test_runs_that_do_not_belong_together_are_refused(run: Path, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from tests.simulations.test_splitting import dataset, plan
 
+from silhouette_simulations.models import new_encoder
 from silhouette_simulations.outputs import _score_columns
-from silhouette_simulations.training import new_encoder
 from silhouette_simulations.world import build_world
 
 

@@ -15,8 +15,8 @@ from silhouette_shared.config import Evaluation, Model, Privacy, Training
 from silhouette_shared.errors import UsageError
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.model.vector import Layout, read_vector
+from silhouette_simulations.models import new_encoder
 from silhouette_simulations.probes import compress, examine, probe_attributes, profile_features
-from silhouette_simulations.training import new_encoder
 from silhouette_simulations.world import PartnerData, World
 
 CLASSES = {"gender": ("F", "M"), "age": ("young", "middle", "old")}

@@ -146,10 +146,10 @@ def receipt_command(
 
 def _has_records(home: Path) -> bool:
     """Whether anything was ever taken in or pushed; looking makes nothing."""
+    from silhouette_client.ingest.folder import FOLDER, manifest_of
     from silhouette_client.ingest.pushed import JOURNAL_NAME
-    from silhouette_client.ingest.records import FOLDER
 
-    return any((home / FOLDER / name).exists() for name in ("manifest.json", JOURNAL_NAME))
+    return manifest_of(home / FOLDER).exists() or (home / FOLDER / JOURNAL_NAME).exists()
 
 
 def _receipt(output: Format, document: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from silhouette_client.enrolment.home import NodeHome
 from silhouette_client.enrolment.installing import check_own_place
+from silhouette_client.ingest.folder import manifest_of
 from silhouette_client.policy.ledger_store import LEDGER_NAME, read_chain
 from silhouette_client.policy.terms import read_policy
 from silhouette_client.profiles.credential import CREDENTIAL, credential
@@ -138,7 +139,7 @@ def _policy(home: NodeHome, now: datetime) -> Iterator[str]:
 
 
 def _people(home: NodeHome, now: datetime) -> Iterator[str]:
-    if (home.people / "manifest.json").is_file():
+    if manifest_of(home.people).is_file():
         yield f"taken in to {home.people}: `silhouette node describe` counts them"
         return
     missing = [name for name in ("events.parquet", "users.parquet") if not (home.people / name).is_file()]

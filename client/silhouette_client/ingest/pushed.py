@@ -25,7 +25,8 @@ from typing import Any, Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from silhouette_client.ingest.records import FOLDER, writing
+from silhouette_client.ingest.folder import FOLDER
+from silhouette_client.ingest.records import writing
 from silhouette_client.ingest.vault import open_key
 from silhouette_shared.databases import connect, empty_log, explained, make_file, transaction
 from silhouette_shared.errors import IntegrityError, UnavailableError

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from silhouette_client.ingest.cleaning import Bad
+from silhouette_client.ingest.folder import FOLDER, manifest_of
 from silhouette_client.ingest.manifest import FORMAT, Manifest, Part
 from silhouette_client.ingest.mapping import TIME_COLUMNS
 from silhouette_client.ingest.reasons import CODES
@@ -32,8 +33,6 @@ from silhouette_shared.errors import IntegrityError, UnavailableError
 
 IDENTITY = "identity"
 """Column of a part that names each row; see `identity.py`."""
-
-FOLDER = Path("node") / "people"
 
 
 class Records:
@@ -129,7 +128,7 @@ def open_records(home: Path) -> Records:
         IntegrityError: If the manifest or the key is damaged or missing.
     """
     folder = home / FOLDER
-    if not (folder / "manifest.json").exists():
+    if not manifest_of(folder).exists():
         return Records(folder, Vault(folder / "parts", bytes(32)), Manifest())
     vault = Vault(folder / "parts", open_key(folder / "key", may_make=False))
     return Records(folder, vault, _read_manifest(folder, vault))
@@ -151,7 +150,7 @@ def writing(home: Path) -> Iterator[Records]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UnavailableError(f"{folder}: expected no other writer, found one; wait until it has ended") from None
-        started = (folder / "manifest.json").exists()
+        started = manifest_of(folder).exists()
         vault = Vault(folder / "parts", open_key(folder / "key", may_make=not started))
         records = Records(folder, vault, _read_manifest(folder, vault) if started else Manifest())
         for left in folder.glob(".*.*.*"):
@@ -165,11 +164,11 @@ def writing(home: Path) -> Iterator[Records]:
 def _write_manifest(folder: Path, vault: Vault, manifest: Manifest) -> None:
     content = json.dumps(asdict(manifest), sort_keys=True)
     document = {"format": FORMAT, "seal": vault.seal_of(content.encode()), "manifest": content}
-    write_whole(folder / "manifest.json", json.dumps(document).encode())
+    write_whole(manifest_of(folder), json.dumps(document).encode())
 
 
 def _read_manifest(folder: Path, vault: Vault) -> Manifest:
-    path = folder / "manifest.json"
+    path = manifest_of(folder)
     try:
         document = json.loads(path.read_bytes())
         number, content, seal = document["format"], document["manifest"], document["seal"]

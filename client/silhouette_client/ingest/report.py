@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from silhouette_client.ingest.records import FOLDER
+from silhouette_client.ingest.folder import FOLDER
 from silhouette_client.ingest.vault import write_whole
 from silhouette_client.pages import templates
 

@@ -16,9 +16,9 @@ from typing import Protocol
 
 from silhouette_client.ingest.absorb import absorb_if_free, rows_of
 from silhouette_client.ingest.columns import LONGEST
+from silhouette_client.ingest.folder import FOLDER, manifest_of
 from silhouette_client.ingest.identity import identities
 from silhouette_client.ingest.pushed import Journal, Pushed, Shown
-from silhouette_client.ingest.records import FOLDER
 from silhouette_client.ingest.removal import remove_people
 from silhouette_client.ingest.take_in import Exclusions
 from silhouette_client.live.people import LivePeople, joined
@@ -179,7 +179,7 @@ class LiveUpdater:
         """
         chosen = self._model if model is None else model
         with self._lock:
-            if chosen is self._model and stamp(_manifest(self._home)) == self._stamp:
+            if chosen is self._model and stamp(manifest_of(self._home / FOLDER)) == self._stamp:
                 return False
             self._since = []
         try:
@@ -279,12 +279,8 @@ class LiveUpdater:
 def _load(home: Path, vault: Profiles, model: NodeModel) -> tuple[LivePeople, tuple[int, ...]]:
     """Everybody's histories, and the stamp of the records from which they are or which are newer."""
     absorb_if_free(home)
-    read, purpose = stamp(_manifest(home)), read_choices(home).purpose
+    read, purpose = stamp(manifest_of(home / FOLDER)), read_choices(home).purpose
     return LivePeople.load(home, model.numbers, model.words.attributes, purpose, vault.excluded()), read
-
-
-def _manifest(home: Path) -> Path:
-    return home / FOLDER / "manifest.json"  # replaced whenever the records are
 
 
 def _canonical(event: Event) -> Pushed:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from silhouette_client.ingest.folder import FOLDER, manifest_of
 from silhouette_shared.enrolment.refusals import CodedRefusalError
 from silhouette_shared.errors import SilhouetteError, UsageError
 from silhouette_shared.files import stamp
@@ -119,15 +120,14 @@ def stamp_of(home: Path) -> tuple[tuple[int, ...], ...]:
 
     Whoever keeps people's tensors reads them again when it has changed. It needs no key.
     """
-    from silhouette_client.ingest.records import FOLDER
     from silhouette_client.profiles.vault import CHANGED_NAME
 
-    return stamp(home / FOLDER / "manifest.json"), stamp(home / CHANGED_NAME)
+    return stamp(manifest_of(home / FOLDER)), stamp(home / CHANGED_NAME)
 
 
 def people_in(home: Path, folder: Path) -> PeopleSource:
     """What was taken in by `silhouette node ingest`, else the canonical tables that lie in `folder` themselves."""
-    return IngestedPeople(home) if (folder / "manifest.json").exists() else TablesOnDisk(folder, home)
+    return IngestedPeople(home) if manifest_of(folder).exists() else TablesOnDisk(folder, home)
 
 
 def pack_for(

@@ -55,11 +55,12 @@ def held_people(home: Path, vault: Vault, model: NodeModel, purpose: str) -> Hel
         IntegrityError: If the records are damaged.
     """
     from silhouette_client.enrolment.home import NodeHome
+    from silhouette_client.ingest.folder import manifest_of
     from silhouette_client.ingest.reading import read_people
     from silhouette_client.offers.people import TablesOnDisk
 
     left_out, folder = vault.excluded(), NodeHome.of(home).people
-    if (folder / "manifest.json").exists() or not (folder / "events.parquet").exists():
+    if manifest_of(folder).exists() or not (folder / "events.parquet").exists():
         found = read_people(home, model.numbers, model.words.attributes, purpose, exclusions=left_out)
         return Held(found.users, found.histories)
     tables = TablesOnDisk(folder)

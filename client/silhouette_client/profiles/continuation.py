@@ -1,5 +1,8 @@
 """What a person may do next: the next-item head rolled forward, each answer read as the next event."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -25,6 +28,7 @@ def continue_histories(
     generator: torch.Generator | None = None,
     repeats: bool = False,
     anchor: float = ANCHOR,
+    rescored: Callable[[Tensor, Histories], Tensor] | None = None,
 ) -> Tensor:
     """Items that come next for everybody, shape (U, steps).
 
@@ -39,6 +43,8 @@ def continue_histories(
         generator: Draws items on the encoder's device; None takes the likeliest.
         repeats: Whether an item may come that the person had before.
         anchor: Part of the first step's chances in those of every later step, from 0, the head alone, to 1.
+        rescored: Given the encoder's scores of all items (B, V + 1) and the histories that led to them, the scores to
+            go on with, for example with a partner's own transition counts added; None takes the encoder's.
 
     Raises:
         UsageError: If a person has fewer new items left than steps.
@@ -48,38 +54,43 @@ def continue_histories(
         raise UsageError(f"expected at least 1 step, got {steps}")
     if not 0 <= anchor <= 1:
         raise UsageError(f"expected an anchor from 0 to 1, got {anchor}")
+    settings = _Settings(steps, generator, repeats, anchor, rescored or (lambda scores, _: scores))
     parts = torch.arange(len(histories), device=histories.items.device).split(PEOPLE_AT_ONCE)
-    return torch.cat(
-        [_continue(encoder, histories.of_people(part), steps, generator, repeats, anchor) for part in parts]
-    )
+    return torch.cat([_continue(encoder, histories.of_people(part), settings) for part in parts])
 
 
-def _continue(
-    encoder: ProfileEncoder,
-    histories: Histories,
-    steps: int,
-    generator: torch.Generator | None,
-    repeats: bool,
-    anchor: float,
-) -> Tensor:
+@dataclass(frozen=True)
+class _Settings:
+    """What is asked for, as `continue_histories` explains it."""
+
+    steps: int
+    generator: torch.Generator | None
+    repeats: bool
+    anchor: float
+    rescored: Callable[[Tensor, Histories], Tensor]
+
+
+def _continue(encoder: ProfileEncoder, histories: Histories, asked: _Settings) -> Tensor:
     people = torch.arange(len(histories), device=histories.items.device)
     gaps, items = _median_gaps(histories), len(encoder.get_buffer("content")) - 1
     first: Tensor | None = None
     found: list[Tensor] = []
-    for _ in range(steps):
+    for _ in range(asked.steps):
         batch = histories.batch(people, encoder.history_length)
         state = at_last(encoder(batch).state, batch.lengths)
-        own = encoder.item_scores(state).softmax(1)  # (U, V + 1)
+        own = asked.rescored(encoder.item_scores(state), histories).softmax(1)  # (U, V + 1)
         first = own if first is None else first
-        chances = torch.lerp(own, first, anchor).clamp(min=_LEAST_CHANCE)  # unlikely is not impossible
-        barred = histories.items.new_zeros((len(people), 1)) if repeats else seen_items(histories, people)
+        chances = torch.lerp(own, first, asked.anchor).clamp(min=_LEAST_CHANCE)  # unlikely is not impossible
+        barred = histories.items.new_zeros((len(people), 1)) if asked.repeats else seen_items(histories, people)
         chances = chances.scatter(1, barred, 0.0)
         chances[:, 0] = 0.0  # padding
         if (chances.amax(1) == 0).any():
             raise UsageError(
-                f"expected {steps} new items left for everybody, got people with fewer; ask for fewer steps or repeats"
+                f"expected {asked.steps} new items left for everybody, got people with fewer; "
+                "ask for fewer steps or repeats"
             )
-        chosen = chances.argmax(1) if generator is None else torch.multinomial(chances, 1, generator=generator)[:, 0]
+        draw = asked.generator
+        chosen = chances.argmax(1) if draw is None else torch.multinomial(chances, 1, generator=draw)[:, 0]
         found.append(chosen)
         last = histories.offsets[1:] - 1
         behaviours = histories.behaviours[last]

@@ -278,6 +278,7 @@ def _profile(record: ProfileRecord) -> pb.Profile:
         traits=traits,
         tags=record.tags or (),
         vector=() if record.vector is None else record.vector.tolist(),
+        tastes=() if record.tastes is None else record.tastes.tolist(),
     )
 
 

@@ -21,7 +21,7 @@ class Trait(_message.Message):
     def __init__(self, value: _Optional[str] = ..., confidence: _Optional[float] = ...) -> None: ...
 
 class Profile(_message.Message):
-    __slots__ = ("model", "weights", "traits", "tags", "vector")
+    __slots__ = ("model", "weights", "traits", "tags", "vector", "tastes")
     class WeightsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -41,12 +41,14 @@ class Profile(_message.Message):
     TRAITS_FIELD_NUMBER: _ClassVar[int]
     TAGS_FIELD_NUMBER: _ClassVar[int]
     VECTOR_FIELD_NUMBER: _ClassVar[int]
+    TASTES_FIELD_NUMBER: _ClassVar[int]
     model: str
     weights: _containers.ScalarMap[str, float]
     traits: _containers.MessageMap[str, Trait]
     tags: _containers.RepeatedScalarFieldContainer[str]
     vector: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, model: _Optional[str] = ..., weights: _Optional[_Mapping[str, float]] = ..., traits: _Optional[_Mapping[str, Trait]] = ..., tags: _Optional[_Iterable[str]] = ..., vector: _Optional[_Iterable[float]] = ...) -> None: ...
+    tastes: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, model: _Optional[str] = ..., weights: _Optional[_Mapping[str, float]] = ..., traits: _Optional[_Mapping[str, Trait]] = ..., tags: _Optional[_Iterable[str]] = ..., vector: _Optional[_Iterable[float]] = ..., tastes: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class BatchGetProfilesRequest(_message.Message):
     __slots__ = ("users",)

@@ -80,7 +80,7 @@ class ProfileServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def GetProfile(self, request, context):
-        """One person's profile. Roles: tags (traits, tags, dimension weights), vectors (the vector too).
+        """One person's profile. Roles: tags (traits, tags, dimension weights), vectors (vector and tastes).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,7 @@ METHODS: Mapping[str, frozenset[Role]] = {
 
 _FIELDS_OF = {
     Role.tags: ("weights", "traits", "tags"),
-    Role.vectors: ("vector",),
+    Role.vectors: ("vector", "tastes"),
 }
 
 

@@ -30,6 +30,7 @@ from silhouette_server.coordination.job import Beside, Counting, Job, SecureJob
 from silhouette_server.coordination.replies import checked_reply, checked_statistic, statistic_expected
 from silhouette_server.coordination.roster import Member, await_nodes, build_roster, by_node
 from silhouette_server.coordination.secure import SecureRounds, SecureSum, VoidRoundError
+from silhouette_server.item_start import start_items
 from silhouette_server.statistics import ReleasedSum, active_items, make_prior
 from silhouette_server.strategy.aggregation import OrderedMean
 from silhouette_server.strategy.optimisers import ServerOptimiser
@@ -41,6 +42,7 @@ from silhouette_shared.config import ReleaseName
 from silhouette_shared.errors import IntegrityError, SilhouetteError, UnavailableError
 from silhouette_shared.model.appraisal import Appraised, Sheet, read_appraisal
 from silhouette_shared.model.figures import FIGURES, Released, read_figure
+from silhouette_shared.model.prior import ItemPrior, PriorShape
 from silhouette_shared.privacy.grid import Grid as PrivacyGrid
 from silhouette_shared.privacy.mechanism import SampledGaussian
 from silhouette_shared.secagg import Layout as SecureLayout
@@ -56,6 +58,8 @@ _LOG = logging.getLogger(__name__)
 _MESSAGE_TYPES: dict[StatisticName, str] = {"popularity": POPULARITY, "transitions": TRANSITIONS}
 
 _VOID_ROUNDS_IN_A_ROW = 3  # after so many a run stops, resumably
+
+_ITEMS_STARTED = "item start"  # among what was released: that the model has been started with it
 
 _RELEASED = "statistics."  # in a checkpoint, before the names of what was released
 
@@ -344,7 +348,7 @@ class CheckedStrategy(Strategy):
     def start(  # type: ignore[override]
         self, grid: Grid, **_: object
     ) -> Result:
-        """Run every round that is left.
+        """Run every round that is left, or until the job says that those done are enough.
 
         Raises:
             UnavailableError: If too few partners take part or answer; the run can be resumed.
@@ -369,11 +373,14 @@ class CheckedStrategy(Strategy):
             self.summary()
         for statistic in self._left_to_count():
             self._count(statistic, grid, rounds)
+        self._start_items()
         for name in self._left_to_release():
             if name != "evaluation":
                 self._release(name, grid, rounds)
                 self._save(first - 1)
         for number in range(first, job.schedule.rounds + 1):
+            if job.enough(number - 1):
+                break
             job.book.begin(number)
             try:
                 self._one_round(number, grid, rounds)
@@ -484,6 +491,18 @@ class CheckedStrategy(Strategy):
             self._released_sum("transitions") if statistic == "transitions" else None,
         )
         self._released["prior"] = prior.vector()
+        self._save(0)
+
+    def _start_items(self) -> None:
+        """Begin the item table with what was counted, once, if the plan says so."""
+        job, counting = self._job, self._job.counting
+        if counting is None or not counting.settings.item_start or _ITEMS_STARTED in self._released:
+            return
+        shape = PriorShape.of(counting.settings)
+        prior = ItemPrior.of(self._prior, shape, len(counting.content) - 1, counting.content.shape[1])
+        started = start_items(job.initial, job.layout, prior.features, counting.settings.item_start)
+        self._optimiser = ServerOptimiser(job.schedule, started)
+        self._released[_ITEMS_STARTED] = torch.tensor(1)
         self._save(0)
 
     def _count_openly(

@@ -75,6 +75,7 @@ class Job:
     on_round: Callable[[RoundRecord, Tensor], None] = field(
         default=lambda record, model: None
     )  # maybe twice, see `start`
+    enough: Callable[[int], bool] = lambda done: False  # asked before every round: whether the rounds done suffice
     book: RoundBook = field(default_factory=NoBook)  # where rounds are committed
     introduction: Introduction | None = None  # how nodes are asked who they are; None: as in a simulation
     beside: Callable[[], Beside | None] = lambda: None  # what the evaluation compares with, asked when it begins

@@ -1,7 +1,8 @@
-"""The plan of a training run: what it fixes (`plan`), and its TOML file (`document`)."""
+"""The plan of a training run: what it fixes (`plan`), table by table (`tables`), and its TOML file (`document`)."""
 
 from silhouette_shared.config.document import commented_toml, parse_plan, read_plan, with_changes, write_toml
-from silhouette_shared.config.plan import (
+from silhouette_shared.config.plan import Plan, plan_document
+from silhouette_shared.config.tables import (
     Aggregation,
     Analytics,
     BehaviourName,
@@ -13,7 +14,6 @@ from silhouette_shared.config.plan import (
     Model,
     Partition,
     PartitionScheme,
-    Plan,
     Privacy,
     PrivacyMode,
     Promotion,
@@ -25,7 +25,6 @@ from silhouette_shared.config.plan import (
     SplitName,
     Statistics,
     Training,
-    plan_document,
 )
 
 __all__ = [

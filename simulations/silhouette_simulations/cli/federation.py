@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from silhouette_shared.cli import Format, FormatOption, HomeOption, emit, silhouette_home
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from silhouette_simulations.report.reading import Ranks
 
 
 def register(sim: typer.Typer) -> None:
@@ -31,11 +26,8 @@ def federation_command(
         typer.Option("--local", metavar="RUN", help="With the row local_only, of the same partition."),
     ] = None,
     counts: Annotated[
-        float | None,
-        typer.Option(
-            "--counts", help="Federated and pooled together with transition counts in this part, as `sim mix`."
-        ),
-    ] = None,
+        bool, typer.Option("--counts", help="Compare the rows with transition counts; needs the data of the run.")
+    ] = False,
     record: Annotated[
         Path | None,
         typer.Option("--record", metavar="FILE", help="Add the table to this file.", show_default=False),
@@ -51,15 +43,10 @@ def federation_command(
     from silhouette_simulations.federation import federation
     from silhouette_simulations.results import add_result, result_of_run
 
-    table = federation(
-        run,
-        pooled or run,
-        local,
-        counts=counts or 0.0,
-        with_counts=None if counts is None else _with_counts(counts, silhouette_home(home)),
-    )
+    traffic = _counts_traffic(run, silhouette_home(home)) if counts else None
+    table = federation(run, pooled or run, local, traffic)
     if record is not None:
-        what = "federation" if counts is None else f"federation, counts {counts:g}"
+        what = "federation with counts" if counts else "federation"
         add_result(record, result_of_run(run, what, table.document()))
     if output is Format.json:
         emit(table.document())
@@ -67,21 +54,9 @@ def federation_command(
         print_table(table)
 
 
-def _with_counts(share: float, home: Path) -> Callable[[Path], Ranks]:
-    import torch
-
+def _counts_traffic(run: Path, home: Path) -> dict[str, tuple[int, int]]:
     from silhouette_simulations.cli.sim import finished_run
-    from silhouette_simulations.mixing import mixed_ranks
-    from silhouette_simulations.report.reading import Ranks
-    from silhouette_simulations.training import load_encoder
+    from silhouette_simulations.mixing import counts_traffic
 
-    def ranked(run: Path) -> Ranks:
-        plan, world, parameters = finished_run(run, home)
-        everybody, device = world.pooled(), torch.device("cpu")
-        encoder = load_encoder(plan, world.vocabulary, parameters, device)
-        (ranks,) = mixed_ranks(encoder, everybody, (share,), device)
-        users = [everybody.users[row] for row in everybody.asked.tolist()]
-        order = sorted(range(len(users)), key=users.__getitem__)
-        return Ranks(tuple(users[row] for row in order), ranks[order].numpy())
-
-    return ranked
+    _, world, _ = finished_run(run, home)
+    return counts_traffic(world.partners, len(world.catalogue.items))

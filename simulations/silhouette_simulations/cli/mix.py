@@ -18,9 +18,9 @@ def register(sim: typer.Typer) -> None:
 
 def mix_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
-    share: Annotated[
+    weight: Annotated[
         list[float] | None,
-        typer.Option("--share", help="Part of the counts, 0 to 1; several times for several. Else five of them."),
+        typer.Option("--weight", help="Of the counts' logarithm, 0 or more; several times for several. Else four."),
     ] = None,
     record: Annotated[
         Path | None,
@@ -30,21 +30,21 @@ def mix_command(
     home: HomeOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Rank by a finished run's model and by transition counts of the same people together, in several parts.
+    """Rank by a finished run's model and by transition counts of the same people together, with several weights.
 
-    Without privacy: the counts are exact. Choose the part on validation events or on other data than those it is
-    reported on.
+    Without privacy: the counts are exact. Choose the weight on validation events or on other data than those it is
+    reported on, and set it as `evaluation.counts_weight`: the rows `…_with_counts` of a run follow it.
     """
     from silhouette_simulations.cli.study import print_table
-    from silhouette_simulations.mixing import SHARES, mix
+    from silhouette_simulations.mixing import WEIGHTS, mix
+    from silhouette_simulations.models import load_encoder
     from silhouette_simulations.results import add_result, result_of_run
-    from silhouette_simulations.training import load_encoder
 
     plan, world, parameters = finished_run(run, silhouette_home(home))
     where = machine_for("process", device.value, 1).device
     with console.status("ranking by model and counts"):
         encoder = load_encoder(plan, world.vocabulary, parameters, where)
-        table = mix(encoder, world.pooled(), where, tuple(share or SHARES))
+        table = mix(encoder, world.pooled(), where, tuple(weight or WEIGHTS))
     if record is not None:
         add_result(record, result_of_run(run, "mix", table.document()))
     if output is Format.json:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from silhouette_shared.cli import Format, FormatOption, HomeOption, console, emit, silhouette_home
+from silhouette_simulations.cli.lists import listed
 from silhouette_simulations.cli.sim import (
     DeviceChoice,
     DeviceOption,
@@ -19,7 +20,7 @@ from silhouette_simulations.cli.sim import (
     machine_for,
     plan_from,
 )
-from silhouette_simulations.studies import STUDIES
+from silhouette_simulations.studies import SEVERAL_SEEDS, STUDIES, StudyName
 
 if TYPE_CHECKING:
     from silhouette_simulations.studies.bench import Bench, StudyTable
@@ -53,7 +54,24 @@ def study_command(
         int | None,
         typer.Option("--people", min=1, help="Only so many people, drawn at random.", show_default=False),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Override the plan's seed.")] = None,
+    seed: Annotated[
+        str | None,
+        typer.Option(
+            "--seed",
+            metavar="LIST",
+            help="Override the plan's seed; several, as 0,1,2: the mean over them, person by person.",
+            show_default=False,
+        ),
+    ] = None,
+    without: Annotated[
+        str | None,
+        typer.Option(
+            "--without",
+            metavar="LIST",
+            help="Of the ablation: these parts alone, beside the whole.",
+            show_default=False,
+        ),
+    ] = None,
     record: Annotated[
         Path | None,
         typer.Option("--record", metavar="FILE", help="Add the table to this file.", show_default=False),
@@ -71,7 +89,8 @@ def study_command(
     """
     from silhouette_shared.allocator import keep_freed_memory
 
-    plan = plan_from(plan_file, {} if seed is None else {"seed": seed})
+    seeds, parts = _seeds(name.value, seed), _parts(name.value, without)
+    plan = plan_from(plan_file, {"seed": seeds[0]} if seeds else {})
     keep_freed_memory()
     import time
 
@@ -84,7 +103,7 @@ def study_command(
         dataset = some_people(dataset, people, plan.seed)
     torch.set_num_threads(1)  # partners train beside each other instead, and sums keep their order
     folder = out / f"study-{name.value}-{plan.name}-{plan.digest[:8]}-{people or 'all'}"
-    bench = Bench(plan, dataset, machine_for("process", device.value, workers), folder, _say)
+    bench = Bench(plan, dataset, machine_for("process", device.value, workers), folder, _say, seeds, parts)
     began = time.monotonic()
     table = _study(name.value, bench)
     if record is not None:
@@ -93,6 +112,38 @@ def study_command(
         emit(table.document())
     else:
         print_table(table)
+
+
+def _seeds(name: StudyName, text: str | None) -> tuple[int, ...]:
+    """What was asked for, none for the plan's own.
+
+    Raises:
+        UsageError: If a seed occurs twice, or the study takes one alone.
+    """
+    from silhouette_shared.errors import UsageError
+
+    seeds = () if text is None else tuple(listed("seed", text, int, "whole numbers"))
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seed: expected each seed once, got {text!r}")
+    if len(seeds) > 1 and name not in SEVERAL_SEEDS:
+        raise UsageError(
+            f"--seed: expected one for the study {name}, got {len(seeds)}; several are for "
+            f"{', '.join(sorted(SEVERAL_SEEDS))}"
+        )
+    return seeds
+
+
+def _parts(name: StudyName, text: str | None) -> tuple[str, ...]:
+    """What the ablation is to leave out.
+
+    Raises:
+        UsageError: If it is another study.
+    """
+    from silhouette_shared.errors import UsageError
+
+    if text is not None and name != "ablation":
+        raise UsageError(f"--without: expected the study ablation, got {name}; leave the option out")
+    return () if text is None else tuple(listed("without", text, str, "parts"))
 
 
 def _say(text: str) -> None:
@@ -112,7 +163,10 @@ def _record(path: Path, bench: Bench, name: str, people: int | None, table: Stud
     add_result(
         path,
         Result(
-            what=f"study {name}" + ("" if people is None else f", {people} people"),
+            what=f"study {name}"
+            + ("" if people is None else f", {people} people")
+            + "".join(f", without {part}" for part in bench.without)
+            + (f", seeds {','.join(map(str, bench.seeds))}" if len(bench.seeds) > 1 else ""),
             plan=bench.plan.name,
             plan_digest=bench.plan.digest,
             seed=bench.plan.seed,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from silhouette_shared.cli import Format, FormatOption, HomeOption, console, emit, silhouette_home
+from silhouette_simulations.cli.lists import listed
 from silhouette_simulations.cli.sim import (
     DeviceChoice,
     DeviceOption,
@@ -157,20 +158,8 @@ def _axes(*, epsilon: str | None, seed: str | None, partners: str | None, scheme
         ("seed", seed, int, "whole numbers"),
     ):
         if text is not None:
-            axes[name] = _values(name, text, kind, what)
+            axes[name] = listed(name, text, kind, what)
     return axes
-
-
-def _values(name: str, text: str, kind: Callable[[str], Value], what: str) -> list[Value]:
-    from silhouette_shared.errors import UsageError
-
-    parts = [part.strip() for part in text.split(",")]
-    try:
-        if not all(parts):
-            raise ValueError
-        return [kind(part) for part in parts]
-    except ValueError:
-        raise UsageError(f"--{name}: expected {what} separated by commas, got {text!r}") from None
 
 
 class _SweepProgress:

@@ -3,6 +3,6 @@
 `STUDIES` names them; a study is a function from a `Bench` to a `StudyTable`, in the module of its name.
 """
 
-from silhouette_simulations.studies.base import STUDIES, StudyName
+from silhouette_simulations.studies.base import SEVERAL_SEEDS, STUDIES, StudyName
 
-__all__ = ["STUDIES", "StudyName"]
+__all__ = ["SEVERAL_SEEDS", "STUDIES", "StudyName"]

@@ -1,12 +1,10 @@
 """What each part of the encoder is worth: the plan as it is, and the plan without one part, on the same people."""
 
-import torch
-from torch import Tensor
-
 from silhouette_shared.config import Plan, with_changes
-from silhouette_shared.model.evaluation import person_figures
-from silhouette_simulations.rows import CUTOFF, rank_quickly
+from silhouette_shared.errors import UsageError
+from silhouette_simulations.rows import rank_quickly
 from silhouette_simulations.studies.bench import Bench, StudyTable
+from silhouette_simulations.studies.people import Figures, by_seed, difference, over_seeds, seeds_told
 from silhouette_simulations.world import build_world
 
 COLUMNS = ("without", "people", "HR@10", "NDCG@10", "the whole less it")
@@ -31,41 +29,57 @@ def variants(plan: Plan, behaviours: tuple[str, ...]) -> dict[str, Plan]:
 
 def ablation(bench: Bench) -> StudyTable:
     """Train every variant on everybody's events in one place and compare person by person."""
-    events = bench.dataset.events
-    behaviours = tuple(sorted(events["behaviour"].unique()))
+    behaviours = tuple(sorted(bench.dataset.events["behaviour"].unique()))
+    measured: dict[str, list[Figures]] = {}
+    for one in bench.each_seed():
+        for name, plan in _chosen(variants(one.plan, behaviours), bench.without).items():
+            measured.setdefault(name, []).append(_figures(one, name, plan))
+    means = {name: over_seeds(found) for name, found in measured.items()}
+    whole = means["nothing"]
     rows: list[dict[str, object]] = []
-    whole: dict[str, tuple[float, float]] = {}
-    for name, plan in variants(bench.plan, behaviours).items():
-        world = build_world(plan, bench.dataset)
-        everybody = world.pooled()
-        encoder = bench.train(f"ablation/{name}", world, [everybody], plan)
-        if name != "nothing" and name in plan.model.dimensions:
-            raise ValueError(f"expected a plan without {name}")
-        hits, gains = person_figures(rank_quickly(encoder, everybody, bench.machine.device), everybody.asked, CUTOFF)
-        users = [everybody.users[row] for row in everybody.asked.unique_consecutive().tolist()]
-        found = {user: (hit, gain) for user, hit, gain in zip(users, hits.tolist(), gains.tolist(), strict=True)}
-        whole = whole or found
-        both = [user for user in whole if user in found]
-
-        def column(of: dict[str, tuple[float, float]], people: list[str] = both) -> Tensor:
-            return torch.tensor([of[user][1] for user in people], dtype=torch.float64)
-
+    for name, found in means.items():
+        both = set(whole.people) & set(found.people)
+        own, all_of_it = found.among(both), whole.among(both)
         rows.append(
             {
                 "without": name,
-                "people": len(both),
-                "HR@10": sum(found[user][0] for user in both) / len(both),
-                "NDCG@10": float(column(found).mean()),
-                "the whole less it": None if name == "nothing" else bench.difference(column(whole), column(found)),
+                "people": len(own.people),
+                "HR@10": own.hr,
+                "NDCG@10": own.ndcg,
+                "the whole less it": None if name == "nothing" else difference(bench, all_of_it, own),
             }
         )
-        bench.say(f"without {name}: NDCG@10 {rows[-1]['NDCG@10']:.4f}")
     return StudyTable(
         "what each part is worth",
         COLUMNS,
         tuple(rows),
         (
-            f"split {bench.plan.evaluation.split}, {bench.plan.evaluation.target} events, one seed ({bench.plan.seed})",
+            f"split {bench.plan.evaluation.split}, {bench.plan.evaluation.target} events, {seeds_told(bench)}",
             "paired bootstraps over people, 95 %; people of whom a variant is not asked are left out of its row",
+            *by_seed(measured),
         ),
     )
+
+
+def _chosen(found: dict[str, Plan], names: tuple[str, ...]) -> dict[str, Plan]:
+    """The whole and what was asked for; all variants if nothing was.
+
+    Raises:
+        UsageError: If there is no such variant.
+    """
+    for name in names:
+        if name not in found or name == "nothing":
+            there = ", ".join(other for other in found if other != "nothing")
+            raise UsageError(f"--without: expected some of {there}, got {name!r}")
+    return found if not names else {name: plan for name, plan in found.items() if name in ("nothing", *names)}
+
+
+def _figures(bench: Bench, name: str, plan: Plan) -> Figures:
+    if name != "nothing" and name in plan.model.dimensions:
+        raise ValueError(f"expected a plan without {name}")
+    world = build_world(plan, bench.dataset)
+    everybody = world.pooled()
+    encoder = bench.train(f"ablation/{name}", world, [everybody], plan)
+    found = Figures.of([everybody], [rank_quickly(encoder, everybody, bench.machine.device)])
+    bench.say(f"without {name}: NDCG@10 {found.ndcg:.4f}, seed {plan.seed}")
+    return found

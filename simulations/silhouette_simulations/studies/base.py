@@ -16,4 +16,7 @@ STUDIES: Final[dict[StudyName, str]] = {
 }
 """What each study asks."""
 
+SEVERAL_SEEDS: Final[frozenset[StudyName]] = frozenset({"social", "ablation", "personal", "texts"})
+"""Studies that take the mean over several seeds, person by person, before they compare."""
+
 assert set(STUDIES) == set(get_args(StudyName))  # noqa: S101 - two lists of one thing

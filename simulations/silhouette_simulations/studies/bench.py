@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -10,14 +11,15 @@ import torch
 from torch import Tensor
 
 from silhouette_client.ingest.packing import pack
-from silhouette_shared.config import Plan
+from silhouette_shared.config import Plan, with_changes
 from silhouette_shared.errors import UsageError
 from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.evaluation import Interval, paired_bootstrap
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.randomness import ReproducibleSource
 from silhouette_simulations.datasets import Dataset
-from silhouette_simulations.training import Machine, load_encoder, train_together
+from silhouette_simulations.models import load_encoder
+from silhouette_simulations.training import Machine, train_together
 from silhouette_simulations.world import PartnerData, World
 
 
@@ -52,6 +54,8 @@ class Bench:
         machine: Backend, device, workers.
         folder: For checkpoints: a study that was killed goes on with the training it was at.
         say: Told what happens.
+        several: Seeds to take the mean over, the plan's first; empty for the plan's own alone.
+        without: What an ablation leaves out, each in a row; empty for everything that it can.
     """
 
     plan: Plan
@@ -59,6 +63,20 @@ class Bench:
     machine: Machine
     folder: Path
     say: Callable[[str], None]
+    several: tuple[int, ...] = ()
+    without: tuple[str, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """All seeds of the study."""
+        return self.several or (self.plan.seed,)
+
+    def each_seed(self) -> tuple[Self, ...]:
+        """A bench for each seed, on the same data."""
+        return tuple(
+            replace(self, plan=with_changes(self.plan, {"seed": seed}), several=()) if seed != self.plan.seed else self
+            for seed in self.seeds
+        )
 
     def draw(self, *path: str) -> torch.Generator:
         """A stream of random numbers of this study and seed, on the device."""

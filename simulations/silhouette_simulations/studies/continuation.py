@@ -10,6 +10,7 @@ from silhouette_shared.errors import UsageError
 from silhouette_shared.model.evaluation import top_items
 from silhouette_shared.model.histories import Histories
 from silhouette_simulations.baselines import Popularity, Scorer, TransitionCounts
+from silhouette_simulations.mixing import with_counts
 from silhouette_simulations.studies.bench import Bench, StudyTable, alone, whole_histories
 from silhouette_simulations.world import build_world
 
@@ -33,11 +34,19 @@ def continuation(bench: Bench) -> StudyTable:
     own = known.of_people(rows)
     items = world.vocabulary.items
     histories = [known.items[a:b].numpy() for a, b in zip(known.offsets[:-1], known.offsets[1:], strict=True)]
+    counts = TransitionCounts.fit(histories, items)
+
+    def counted_too(scores: Tensor, so_far: Histories) -> Tensor:
+        counted = counts.scores(_sequences(so_far, torch.arange(len(so_far))))
+        return with_counts(scores, torch.from_numpy(counted).to(scores), bench.plan.evaluation.counts_weight)
+
+    own_here = own.to(bench.machine.device)
     chosen = {
         "popularity": _listed(Popularity.fit(histories, items), own),
-        "transition counts": _listed(TransitionCounts.fit(histories, items), own),
-        "transition counts, step by step": _rolled(TransitionCounts.fit(histories, items), own),
-        "the encoder": continue_histories(encoder, own.to(bench.machine.device), STEPS).cpu(),
+        "transition counts": _listed(counts, own),
+        "transition counts, step by step": _rolled(counts, own),
+        "the encoder": continue_histories(encoder, own_here, STEPS).cpu(),
+        "the encoder, with counts": continue_histories(encoder, own_here, STEPS, rescored=counted_too).cpu(),
     }
     recalls = {name: recall(found, own, asked) for name, found in chosen.items()}
     first, second = recalls["popularity"], recalls["transition counts"]
@@ -50,7 +59,7 @@ def continuation(bench: Bench) -> StudyTable:
                 "people": len(found),
                 "recall": float(found.mean()),
                 "above popularity": None if name == "popularity" else bench.difference(found, first),
-                "above transition counts": bench.difference(found, second) if name == "the encoder" else None,
+                "above transition counts": bench.difference(found, second) if name.startswith("the encoder") else None,
             }
             for name, found in recalls.items()
         ),
@@ -94,4 +103,4 @@ def _rolled(scorer: Scorer, known: Histories) -> Tensor:
 
 def _sequences(known: Histories, people: Tensor) -> list[np.ndarray]:
     offsets = known.offsets.tolist()
-    return [known.items[offsets[row] : offsets[row + 1]].numpy() for row in people.tolist()]
+    return [known.items[offsets[row] : offsets[row + 1]].cpu().numpy() for row in people.tolist()]

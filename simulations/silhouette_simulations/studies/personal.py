@@ -1,18 +1,35 @@
 """What fine-tuning local parameters on a partner's own people gives, partner by partner."""
 
-import torch
-
 from silhouette_client.training.personal import PersonalSettings, fine_tune, personalised
-from silhouette_shared.model.evaluation import person_figures
-from silhouette_simulations.rows import CUTOFF, rank_quickly
+from silhouette_simulations.rows import rank_quickly
 from silhouette_simulations.studies.bench import Bench, StudyTable
+from silhouette_simulations.studies.people import Figures, difference, over_seeds, seeds_told
 from silhouette_simulations.world import build_world
 
 COLUMNS = ("partner", "people", "epochs", "NDCG@10 global", "NDCG@10 fine-tuned", "gain")
 
 
 def personal(bench: Bench) -> StudyTable:
-    """Train together, then fine-tune at every partner; how long is chosen on an event that is not asked for."""
+    """Train together, then fine-tune at every partner; how long is chosen on an event that is not asked for.
+
+    With several seeds people are dealt to other partners each time, so there is a row a seed instead of one a partner.
+    """
+    rows: list[dict[str, object]] = []
+    before: list[Figures] = []
+    after: list[Figures] = []
+    several = len(bench.seeds) > 1
+    for one in bench.each_seed():
+        partners, shared, tuned = _tuned(one)
+        before.append(shared)
+        after.append(tuned)
+        rows += [_row(one, f"all, seed {one.plan.seed}", shared, tuned)] if several else partners
+    rows.append(_row(bench, "all", over_seeds(before), over_seeds(after)))
+    notes = (f"paired bootstraps over people, 95 %; {seeds_told(bench)}",)
+    return StudyTable("fine-tuned at the partner", COLUMNS, tuple(rows), notes)
+
+
+def _tuned(bench: Bench) -> tuple[list[dict[str, object]], Figures, Figures]:
+    """A row a partner, and the figures of everybody before and after."""
     world = build_world(bench.plan, bench.dataset)
     encoder = bench.train("personal", world, world.partners)
     rows: list[dict[str, object]] = []
@@ -25,32 +42,23 @@ def personal(bench: Bench) -> StudyTable:
             PersonalSettings(),
             bench.draw("personal", partner.name),
         )
-        _, global_gains = person_figures(rank_quickly(encoder, partner, bench.machine.device), partner.asked, CUTOFF)
+        before.append(rank_quickly(encoder, partner, bench.machine.device))
         with personalised(encoder, tuned):
-            ranks = rank_quickly(encoder, partner, bench.machine.device)
-        _, own_gains = person_figures(ranks, partner.asked, CUTOFF)
-        before.append(global_gains)
-        after.append(own_gains)
-        rows.append(
-            {
-                "partner": partner.name,
-                "people": len(own_gains),
-                "epochs": tuned.epochs,
-                "NDCG@10 global": float(global_gains.mean()),
-                "NDCG@10 fine-tuned": float(own_gains.mean()),
-                "gain": bench.difference(own_gains, global_gains, partner.name),
-            }
-        )
+            after.append(rank_quickly(encoder, partner, bench.machine.device))
+        shared, own = (Figures.of([partner], [ranks]) for ranks in (before[-1], after[-1]))
+        rows.append(_row(bench, partner.name, shared, own, tuned.epochs, partner.name))
         bench.say(f"{partner.name}: {tuned.epochs} epochs")
-    everybody = [torch.cat(part) for part in (before, after)]
-    rows.append(
-        {
-            "partner": "all",
-            "people": len(everybody[0]),
-            "epochs": None,
-            "NDCG@10 global": float(everybody[0].mean()),
-            "NDCG@10 fine-tuned": float(everybody[1].mean()),
-            "gain": bench.difference(everybody[1], everybody[0]),
-        }
-    )
-    return StudyTable("fine-tuned at the partner", COLUMNS, tuple(rows), ("paired bootstraps over people, 95 %",))
+    return rows, Figures.of(world.partners, before), Figures.of(world.partners, after)
+
+
+def _row(
+    bench: Bench, name: str, shared: Figures, tuned: Figures, epochs: int | None = None, *path: str
+) -> dict[str, object]:
+    return {
+        "partner": name,
+        "people": len(shared.people),
+        "epochs": epochs,
+        "NDCG@10 global": shared.ndcg,
+        "NDCG@10 fine-tuned": tuned.ndcg,
+        "gain": difference(bench, tuned, shared, *path),
+    }

@@ -4,7 +4,6 @@ The encoder is trained by all partners together and then frozen. Each partner tr
 people and their friends there. For random friends the same graph is laid over the people in another order.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -13,24 +12,63 @@ from torch import Tensor
 from silhouette_client.profiles.social import SocialDimension, SocialSettings, social_scores, train_social
 from silhouette_shared.errors import UsageError
 from silhouette_shared.model.encoder import ProfileEncoder
-from silhouette_shared.model.evaluation import person_figures
-from silhouette_simulations.rows import CUTOFF, rank_quickly, ranks_of_targets
+from silhouette_simulations.rows import rank_quickly, ranks_of_targets
 from silhouette_simulations.studies.bench import Bench, StudyTable
-from silhouette_simulations.world import PartnerData, build_world
+from silhouette_simulations.studies.people import Figures, by_seed, difference, over_seeds, seeds_told
+from silhouette_simulations.world import PartnerData, World, build_world
 
 COLUMNS = ("friends", "people", "HR@10", "NDCG@10", "above none", "with friends", "above none, with friends")
 
 
 def social(bench: Bench) -> StudyTable:
     """Train once, then twice at every partner, and rank what was held out."""
-    world = build_world(bench.plan, bench.dataset)
-    if world.edges == 0:
-        raise UsageError(f"{bench.dataset.name}: expected connections between people, got none; take lastfm-2k")
+    measured: dict[str, list[Figures]] = {}
+    befriended: dict[str, list[Figures]] = {}
+    connections = 0
+    cut: list[str] = []
+    for one in bench.each_seed():
+        world = build_world(one.plan, one.dataset)
+        if world.edges == 0:
+            raise UsageError(f"{one.dataset.name}: expected connections between people, got none; take lastfm-2k")
+        connections = world.edges
+        cut.append(f"{world.edges_cut:,}")
+        friends = {user for partner in world.partners for user in _with_friends(partner)}
+        for name, ranks in _ranked(one, world).items():
+            found = Figures.of(world.partners, ranks)
+            measured.setdefault(name, []).append(found)
+            befriended.setdefault(name, []).append(found.among(friends))
+    everybody = {name: over_seeds(found) for name, found in measured.items()}
+    some = {name: over_seeds(found) for name, found in befriended.items()}
+    return StudyTable(
+        "the social dimension",
+        COLUMNS,
+        tuple(
+            {
+                "friends": name,
+                "people": len(found.people),
+                "HR@10": found.hr,
+                "NDCG@10": found.ndcg,
+                "above none": None if name == "none" else difference(bench, found, everybody["none"]),
+                "with friends": some[name].ndcg,
+                "above none, with friends": None if name == "none" else difference(bench, some[name], some["none"]),
+            }
+            for name, found in everybody.items()
+        ),
+        (
+            f"{connections:,} connections, {'; '.join(cut)} of them between people of different partners and cut",
+            f"intervals are paired bootstraps over people, 95 %; {seeds_told(bench)}",
+            *by_seed(measured),
+        ),
+    )
+
+
+def _ranked(bench: Bench, world: World) -> dict[str, list[Tensor]]:
+    """Ranks of what was held out, a tensor a partner, without friends, with them, and with random ones."""
     encoder = bench.train("social", world, world.partners)
     settings = SocialSettings()
     settings = replace(settings, negatives=min(settings.negatives, world.vocabulary.items))
     none = [rank_quickly(encoder, partner, bench.machine.device) for partner in world.partners]
-    ranks = {"none": none, "own": [], "drawn at random": []}
+    ranks: dict[str, list[Tensor]] = {"none": none, "own": [], "drawn at random": []}
     for partner in world.partners:
         draw = bench.draw("social", partner.name)
         place = torch.randperm(len(partner), generator=draw, device=draw.device).cpu()
@@ -44,15 +82,7 @@ def social(bench: Bench) -> StudyTable:
             )
             ranks[name].append(_ranks(encoder, trained, partner, edges))
         bench.say(f"{partner.name}: {len(partner):,} people, {len(partner.edges) // 2:,} connections")
-    return StudyTable(
-        "the social dimension",
-        COLUMNS,
-        tuple(_rows(bench, world.partners, ranks)),
-        (
-            f"{world.edges:,} connections, {world.edges_cut:,} of them between people of different partners and cut",
-            "intervals are paired bootstraps over people, 95 %",
-        ),
-    )
+    return ranks
 
 
 def _ranks(encoder: ProfileEncoder, trained: SocialDimension, partner: PartnerData, edges: Tensor) -> Tensor:
@@ -64,32 +94,6 @@ def _ranks(encoder: ProfileEncoder, trained: SocialDimension, partner: PartnerDa
     return torch.cat(found).cpu()
 
 
-def _rows(bench: Bench, partners: Sequence[PartnerData], ranks: dict[str, list[Tensor]]) -> list[dict[str, object]]:
-    has = torch.cat([_has_friends(p) for p in partners])
-    figures = {
-        name: [
-            torch.cat(part)
-            for part in zip(
-                *(person_figures(r, p.asked, CUTOFF) for r, p in zip(own, partners, strict=True)), strict=True
-            )
-        ]
-        for name, own in ranks.items()
-    }
-    base = figures["none"][1]
-    return [
-        {
-            "friends": name,
-            "people": len(gains),
-            "HR@10": float(hits.mean()),
-            "NDCG@10": float(gains.mean()),
-            "above none": None if name == "none" else bench.difference(gains, base),
-            "with friends": float(gains[has].mean()),
-            "above none, with friends": None if name == "none" else bench.difference(gains[has], base[has]),
-        }
-        for name, (hits, gains) in figures.items()
-    ]
-
-
-def _has_friends(partner: PartnerData) -> Tensor:
-    """Of the people of whom something is asked, in their order: who has a friend at the partner."""
-    return torch.isin(partner.asked.unique_consecutive(), partner.edges[:, 1])
+def _with_friends(partner: PartnerData) -> list[str]:
+    """Who has a friend at the partner."""
+    return [partner.users[row] for row in partner.edges[:, 1].unique().tolist()]

@@ -12,10 +12,10 @@ import pandas as pd
 
 from silhouette_shared.catalogue import Catalogue
 from silhouette_shared.config import with_changes
-from silhouette_shared.model.evaluation import person_figures
 from silhouette_simulations.datasets import Dataset
-from silhouette_simulations.rows import CUTOFF, rank_quickly
+from silhouette_simulations.rows import rank_quickly
 from silhouette_simulations.studies.bench import Bench, StudyTable
+from silhouette_simulations.studies.people import Figures, by_seed, difference, over_seeds, seeds_told
 from silhouette_simulations.world import build_world
 
 GROUPS = 64
@@ -58,23 +58,29 @@ def texts(bench: Bench) -> StudyTable:
         "what items are": (made, plain),
         "both": (made, reading),
     }
-    rows: list[dict[str, object]] = []
-    base = None
-    for name, (dataset, changes) in runs.items():
-        plan = with_changes(bench.plan, changes)
-        world = build_world(plan, dataset)
-        everybody = world.pooled()
-        encoder = bench.train(f"texts/{name}", world, [everybody], plan)
-        hits, gains = person_figures(rank_quickly(encoder, everybody, bench.machine.device), everybody.asked, CUTOFF)
-        base = gains if base is None else base
-        rows.append(
+    measured: dict[str, list[Figures]] = {}
+    for one in bench.each_seed():
+        for name, (dataset, changes) in runs.items():
+            plan = with_changes(one.plan, changes)
+            world = build_world(plan, dataset)
+            everybody = world.pooled()
+            encoder = one.train(f"texts/{name}", world, [everybody], plan)
+            found = Figures.of([everybody], [rank_quickly(encoder, everybody, one.machine.device)])
+            measured.setdefault(name, []).append(found)
+            one.say(f"{name}: NDCG@10 {found.ndcg:.4f}, seed {plan.seed}")
+    means = {name: over_seeds(found) for name, found in measured.items()}
+    return StudyTable(
+        "planted words",
+        COLUMNS,
+        tuple(
             {
                 "words": name,
-                "people": len(gains),
-                "HR@10": float(hits.mean()),
-                "NDCG@10": float(gains.mean()),
-                "above none read": None if name == "none read" else bench.difference(gains, base),
+                "people": len(found.people),
+                "HR@10": found.hr,
+                "NDCG@10": found.ndcg,
+                "above none read": None if name == "none read" else difference(bench, found, means["none read"]),
             }
-        )
-        bench.say(f"{name}: NDCG@10 {float(gains.mean()):.4f}")
-    return StudyTable("planted words", COLUMNS, tuple(rows), ("paired bootstraps over people, 95 %",))
+            for name, found in means.items()
+        ),
+        (f"paired bootstraps over people, 95 %; {seeds_told(bench)}", *by_seed(measured)),
+    )

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from silhouette_client.ingest.folder import FOLDER
 from silhouette_client.ingest.pushed import JOURNAL_NAME, Journal, Pushed
-from silhouette_client.ingest.records import FOLDER
 from silhouette_shared.errors import IntegrityError, UnavailableError
 
 

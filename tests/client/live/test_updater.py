@@ -12,10 +12,11 @@ from tests.client.ingest.shop_files import MAPPING, NOW, ingest, mapping, write
 from tests.people import ITEMS, encoder
 
 from silhouette_client.ingest.absorb import absorb, rows_of
+from silhouette_client.ingest.folder import FOLDER
 from silhouette_client.ingest.identity import identities
 from silhouette_client.ingest.pushed import JOURNAL_NAME, Journal, Pushed, Shown
 from silhouette_client.ingest.reading import read_people
-from silhouette_client.ingest.records import FOLDER, open_records, writing
+from silhouette_client.ingest.records import open_records, writing
 from silhouette_client.ingest.removal import remove_people
 from silhouette_client.live.updater import LiveUpdater
 from silhouette_client.profiles.building import build_held, held_people, made_records

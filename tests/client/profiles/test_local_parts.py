@@ -16,12 +16,16 @@ from tests.profiled import USERS, Profiled
 from tests.profiles import same
 
 from silhouette_client.live.updater import LiveUpdater
+from silhouette_client.profiles.audit_log import LOG_NAME
 from silhouette_client.profiles.heads import HEADS
 from silhouette_client.profiles.local_parts import LocalParts, learn_parts, pack_parts, unpack_parts
 from silhouette_client.profiles.node_model import promoted_model
 from silhouette_client.profiles.record import ProfileRecord
 from silhouette_client.profiles.vault import Vault
-from silhouette_client.serving.service import Event
+from silhouette_client.serving.access import Access, Grant
+from silhouette_client.serving.client import ProfileClient
+from silhouette_client.serving.grpc_server import serving
+from silhouette_client.serving.service import Event, Role, Service
 from silhouette_shared.cli import main
 from silhouette_shared.errors import IntegrityError
 
@@ -152,10 +156,19 @@ def test_a_pushed_event_moves_tastes_and_scores_without_reading_anybody_else(
             assert updater.push([event], "test").profiles == 1
         finally:
             updater.close()
+        access = Access({"local": Grant(roles=frozenset({Role.vectors}))})
+        with (
+            serving(Service(vault), vault, log=node.home / LOG_NAME, access=access, socket=node.home / "s"),
+            ProfileClient.on_socket(node.home / "s") as asking,
+        ):
+            answered = list(asking.profile(EXTRA[4]).tastes)
     after = stored(node, EXTRA[4])
+    assert after.tastes is not None
+    assert answered == after.tastes.tolist()
     assert set(after.traits or {}) == set(before.traits or {})
     assert "risk" in (after.traits or {})
-    assert not np.array_equal(after.tastes, before.tastes)  # type: ignore[arg-type]
+    assert before.tastes is not None
+    assert not np.array_equal(after.tastes, before.tastes)
 
 
 def test_a_damaged_file_is_refused_and_learnt_anew_without_it(

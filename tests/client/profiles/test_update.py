@@ -139,5 +139,21 @@ def test_anchored_to_its_first_answer_a_continuation_is_the_best_new_items_in_th
     assert not torch.equal(found, continue_histories(model, people, 5, anchor=0.0))
 
 
+def test_scores_changed_on_the_way_are_those_that_a_continuation_follows() -> None:
+    people, model = histories(), encoder(scale=10.0)
+    plain = continue_histories(model, people, 3)
+    same = continue_histories(model, people, 3, rescored=lambda scores, _: scores + 1.0)
+    assert torch.equal(plain, same)
+    lengths: list[list[int]] = []
+
+    def reversed_order(scores: torch.Tensor, so_far: Histories) -> torch.Tensor:
+        lengths.append(so_far.lengths.tolist())
+        return -scores
+
+    found = continue_histories(model, people, 3, anchor=0.0, rescored=reversed_order)
+    assert lengths == [[own + step for own in people.lengths.tolist()] for step in range(3)]
+    assert not torch.equal(found, plain)
+
+
 def test_there_are_as_many_behaviours_as_a_head_may_answer() -> None:
     assert encoder(behaviour_head=True).behaviour_scores(torch.zeros(1, 8)).shape[-1] == len(BEHAVIOURS)

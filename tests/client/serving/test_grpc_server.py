@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.authority import Authority, Signed
@@ -74,7 +75,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         }
     )
     with Vault.open(home, make=KeyFile()) as vault:
-        vault.put_many([("anna", profile(1)), ("ben", profile(2))], "test", "build")
+        plain = replace(profile(3), tastes=None)  # of a node that has not learnt any
+        vault.put_many([("anna", profile(1)), ("ben", profile(2)), ("cleo", plain)], "test", "build")
         with serving(
             Service(vault),
             vault,
@@ -113,12 +115,13 @@ def test_every_role_tries_every_method_and_only_the_granted_ones_answer(house: H
             assert wanted in str(caught.value)
 
 
-def test_tags_see_no_vector_and_vectors_no_tags(house: House) -> None:
+def test_tags_see_no_vector_and_no_tastes_and_vectors_no_tags(house: House) -> None:
     with house.client(house.authority.issue("tags")) as client:
         found = client.profile("anna")
         assert list(found.tags) == ["Drama", "Tag 1"]
         assert found.traits["gender"].value == "F"
         assert not found.vector
+        assert not found.tastes
         model, items = found.model, client.recommend("anna", 3, without=["item-1-0"]).items
         assert (model, [one.item for one in items]) == ("model-1", ["item-1-1", "item-1-2", "item-1-3"])
         parts = client.explain("anna").parts
@@ -126,12 +129,25 @@ def test_tags_see_no_vector_and_vectors_no_tags(house: House) -> None:
     with house.client(house.authority.issue("vectors")) as client:
         found = client.profile("anna")
         assert list(found.vector) == [1, 2, 3, 4, 5, 6, 7, 8]
+        assert np.array_equal(found.tastes, np.linspace(-1, 1, 6, dtype=np.float32))
         assert not found.tags
         assert not found.traits
         first, second = client.profiles(["ben", "nobody"])
         assert first is not None
         assert next(iter(first.vector)) == 2
+        assert next(iter(first.tastes)) == -2
         assert second is None
+
+
+def test_tastes_that_were_not_learnt_are_absent(house: House) -> None:
+    with house.client(house.authority.issue("vectors")) as client:
+        found = client.profile("cleo")
+        assert (len(found.vector), len(found.tastes)) == (8, 0)
+
+
+def test_the_fields_of_a_profile_keep_their_numbers() -> None:
+    numbers = {field.name: field.number for field in pb.Profile.DESCRIPTOR.fields}
+    assert numbers == {"model": 1, "weights": 2, "traits": 3, "tags": 4, "vector": 5, "tastes": 6}
 
 
 def test_the_socket_is_for_its_user_and_says_who_in_the_log(house: House) -> None:

@@ -16,10 +16,12 @@ from tests.server.coordination.grids import Answers, FakeGrid, honest
 from silhouette_server.coordination import federation
 from silhouette_server.coordination.checkpoints import read_checkpoint, write_checkpoint
 from silhouette_server.coordination.federation import CheckedStrategy, Counting, Job
+from silhouette_server.item_start import start_items
 from silhouette_server.statistics import ReleasedSum, active_items, make_prior
 from silhouette_shared.config import Privacy, Replies, Statistics
 from silhouette_shared.errors import IntegrityError, UnavailableError
 from silhouette_shared.model.pairs import pair_count
+from silhouette_shared.model.prior import ItemPrior, PriorShape
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.budget import Budget
 from silhouette_shared.privacy.mechanism import SampledGaussian
@@ -41,9 +43,9 @@ def total_of(partner: str, statistic: str, size: int) -> np.ndarray:
     return total if statistic == "popularity" else total[::-1].copy()
 
 
-def counting(partner: str, spoil: Spoil = lambda reply: reply) -> Answers:
+def counting(partner: str, spoil: Spoil = lambda reply: reply, layout: Layout = LAYOUT) -> Answers:
     """An honest node that counts too."""
-    train = honest(partner, PEOPLE[partner], LAYOUT.digest, size=LAYOUT.size)
+    train = honest(partner, PEOPLE[partner], layout.digest, size=layout.size)
 
     def answer(message: Message) -> Sequence[Message]:
         if message.metadata.message_type not in COUNTS:
@@ -82,6 +84,23 @@ def run(made: Job, grid: FakeGrid | None = None) -> tuple[CheckedStrategy, list[
     strategy = CheckedStrategy(made)
     strategy.start(grid)
     return strategy, [message.metadata.message_type for message in grid.sent]
+
+
+def kill_after(moment: int, made: Job, grid: FakeGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start a run that ends as if killed just after so many saves."""
+    saves = 0
+
+    def dying(*arguments: object) -> None:
+        nonlocal saves
+        write_checkpoint(*arguments)  # type: ignore[arg-type]
+        saves += 1
+        if saves == moment:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(federation, "write_checkpoint", dying)
+        with pytest.raises(KeyboardInterrupt):
+            CheckedStrategy(made).start(grid)
 
 
 def expected_prior(partners: Sequence[str]) -> torch.Tensor:
@@ -170,26 +189,34 @@ def test_a_run_killed_after_any_save_asks_for_no_statistic_twice(
     moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    made, saves = job(checkpoint=path), 0
-
-    def dying(*arguments: object) -> None:
-        nonlocal saves
-        write_checkpoint(*arguments)  # type: ignore[arg-type]
-        saves += 1
-        if saves == moment:
-            raise KeyboardInterrupt
-
-    asked: list[str] = []
-    with monkeypatch.context() as patch:
-        patch.setattr(federation, "write_checkpoint", dying)
-        grid = FakeGrid(nodes())
-        with pytest.raises(KeyboardInterrupt):
-            CheckedStrategy(made).start(grid)
-        asked += [message.metadata.message_type for message in grid.sent]
+    made, grid = job(checkpoint=path), FakeGrid(nodes())
+    kill_after(moment, made, grid, monkeypatch)
+    asked = [message.metadata.message_type for message in grid.sent]
     strategy, sent = run(made)
     asked += sent
     assert [asked.count(kind) for kind in (*COUNTS, "train")] == [3, 3, 6]
     assert torch.equal(strategy.parameters, run(job())[0].parameters)
+
+
+@pytest.mark.parametrize("moment", [2, 3, 4])
+def test_the_item_table_begins_with_the_features_once_also_after_a_kill(
+    moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Layout(names=("item.weight",), shapes=((len(CONTENT), 3),))
+    drawn = torch.randn(table.size, generator=torch.Generator().manual_seed(1))
+    starting = replace(COUNTING, settings=replace(SETTINGS, item_start=2.0))
+    made = replace(job(made=starting, checkpoint=tmp_path / "checkpoint"), layout=table, initial=drawn)
+    answering = {100 + number: counting(name, layout=table) for number, name in enumerate(PEOPLE)}
+    kill_after(moment, made, FakeGrid(answering), monkeypatch)
+    resumed, _ = run(made, FakeGrid(answering))
+    grid = FakeGrid(answering)
+    whole, _ = run(replace(made, checkpoint=None), grid)
+    assert torch.equal(resumed.parameters, whole.parameters)
+    first = next(message for message in grid.sent if message.metadata.message_type == "train")
+    asked = torch.from_numpy(TrainRequest.decode(first.content).parameters.copy())
+    features = ItemPrior.of(asked[table.size :], PriorShape.of(SETTINGS), len(CONTENT) - 1, CONTENT.shape[1]).features
+    assert torch.equal(asked[: table.size], start_items(drawn, table, features, 2.0))
+    assert not torch.equal(asked[: table.size], drawn)
 
 
 def test_a_checkpoint_with_another_prior_is_refused(tmp_path: Path) -> None:
