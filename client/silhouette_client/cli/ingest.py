@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from silhouette_client.cli.lines import lines_of
 from silhouette_client.cli.opening import PassphraseOption, passphrase
 from silhouette_shared.cli import Format, FormatOption, HomeOption, console, emit, silhouette_home
 
@@ -68,7 +69,7 @@ def ingest_command(
 
     place = silhouette_home(home)
     rules = read_mapping(mapping)
-    items = None if catalogue is None else _items(catalogue)
+    items = None if catalogue is None else lines_of(catalogue, "item ids")
     from silhouette_client.ingest.describing import counts, coverage
     from silhouette_client.profiles.vault import excluded
 
@@ -159,15 +160,6 @@ def suggest_command(
 
 def _say(line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _items(path: Path) -> list[str]:
-    from silhouette_shared.errors import UsageError
-
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError):
-        raise UsageError(f"{path}: expected item ids in UTF-8, one a line; check the path") from None
 
 
 def _print(document: dict[str, object]) -> None:

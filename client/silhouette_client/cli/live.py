@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from silhouette_client.cli.lines import lines_of
 from silhouette_shared.cli import Format, FormatOption, HomeOption, emit, silhouette_home
 from silhouette_shared.errors import UsageError
 
@@ -52,7 +53,7 @@ def response_command(
     place, wanted = silhouette_home(home), behaviour or []
     if strange := sorted(set(wanted) - set(BEHAVIOURS)):
         raise UsageError(f"expected behaviours out of {', '.join(BEHAVIOURS)}, got {', '.join(strange)}; change it")
-    items = _items(catalogue) if catalogue is not None else _own_items(place)
+    items = lines_of(catalogue, "item ids") if catalogue is not None else _own_items(place)
     absorb_if_free(place)
     columns = ["user", "item", "behaviour", "timestamp"]
     table = open_records(place).table("events", columns)
@@ -86,10 +87,3 @@ def _own_items(home: Path) -> list[str] | None:
     if not node.installed or held_model(node) is None:
         return None
     return list(promoted_model(home, torch.device("cpu")).words.items)
-
-
-def _items(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError):
-        raise UsageError(f"{path}: expected item ids in UTF-8, one a line; check the path") from None

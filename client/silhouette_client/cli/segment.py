@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from silhouette_client.cli.lines import lines_of
 from silhouette_client.cli.opening import PassphraseOption, open_vault, who
 from silhouette_shared.cli import Format, FormatOption, HomeOption, console, emit, silhouette_home
 from silhouette_shared.errors import UsageError
@@ -198,7 +199,7 @@ def lookalike_command(
 
     with open_vault(silhouette_home(home), passphrase_file) as vault:
         table, now = _table(vault, None)
-        given = [vault.pseudonym(user) for user in _lines(seeds)]
+        given = [vault.pseudonym(user) for user in lines_of(seeds, "a file of identifiers")]
         found = find_lookalikes(table, given, scoring, share)
         if save is not None:
             vault.put_segment(
@@ -275,13 +276,6 @@ def _find(vault: Vault, name: str) -> Segment:
 
 def _absent(name: str) -> UsageError:
     return UsageError(f"expected a segment of this node, got {name[:64]!r}; `silhouette segment list` shows them")
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError):
-        raise UsageError(f"{path}: expected a file of identifiers in UTF-8, one a line; check the path") from None
 
 
 def _document(one: Segment) -> dict[str, Any]:
