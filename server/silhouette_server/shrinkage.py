@@ -17,7 +17,7 @@ _GROUPS = 40  # of about equal ratio in size: few numbers are large, and those d
 _LEAST_GROUP = 2e-5  # share of the numbers in the group of the largest
 _BINS_A_STD = 4  # histogram bins in one standard deviation of the noise
 _HIGHEST = 60  # standard deviations: what is larger stays as it is
-_STEPS = 500  # of expectation maximisation: more move no figure (measured)
+_STEPS = 500  # of expectation maximisation: 300 and 3,000 differed by .001 in NDCG@10
 
 
 def posterior_means(released: Vector, noise_std: float, expected: Vector) -> Vector:
