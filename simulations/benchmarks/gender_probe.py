@@ -22,8 +22,8 @@ from sklearn.model_selection import StratifiedKFold
 
 from silhouette_client.profiles.tastes import learn_tastes
 from silhouette_simulations.cli.sim import finished_run
+from silhouette_simulations.models import load_encoder
 from silhouette_simulations.probes import profile_features
-from silhouette_simulations.training import load_encoder
 
 Matrix = NDArray[np.float64]
 Labels = NDArray[np.int64]
