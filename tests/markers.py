@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
+import os
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 
 def contents(folders: Iterable[Path], processes: Iterable[int]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every file below some folders, and of every file that some processes have open."""
+    """Name and content of every file below some folders, and of every file that some processes have open.
+
+    What goes away while this looks, a temporary folder or a process that has done its work, is left out.
+    """
     for folder in folders:
-        for path in [folder, *sorted(folder.rglob("*"))]:
-            if path.is_file():
+        assert folder.exists(), folder
+        for path in [folder] if folder.is_file() else _files(folder):
+            with suppress(FileNotFoundError):
                 yield str(path), path.read_bytes()
     for process in processes:
-        for link in sorted(Path(f"/proc/{process}/fd").iterdir()):
-            try:
-                target = str(link.readlink())
-                if target.startswith("/") and link.is_file() and not target.startswith("/proc/"):
-                    yield target, link.read_bytes()
-            except FileNotFoundError:  # closed meanwhile
-                continue
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for link in sorted(Path(f"/proc/{process}/fd").iterdir()):
+                with suppress(FileNotFoundError):
+                    target = str(link.readlink())
+                    if target.startswith("/") and link.is_file() and not target.startswith("/proc/"):
+                        yield target, link.read_bytes()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for here, folders, names in os.walk(folder, onerror=_unless_gone):
+        folders.sort()
+        yield from (path for name in sorted(names) if (path := Path(here, name)).is_file())
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def family(process: int) -> list[int]:
     """A process and all that descend from it."""
     try:
         children = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii").split()
-    except FileNotFoundError:  # it has ended
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
         return []
     return [process, *(one for child in children for one in family(int(child)))]
 

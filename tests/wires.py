@@ -179,12 +179,14 @@ class Recording:
 
     def streams(self) -> dict[tuple[bytes, int, bytes, int], bytes]:
         """What each side of each connection sent, in order; datagrams one after the other."""
-        parts: dict[tuple[bytes, int, bytes, int], list[tuple[int, bytes]]] = defaultdict(list)
+        parts: dict[tuple[bytes, int, bytes, int], list[list[tuple[int, bytes]]]] = defaultdict(lambda: [[]])
         for frame in self.frames():
             if (found := _payload(frame)) is not None:
-                key, sequence, content = found
-                parts[key].append((sequence, content))
-        return {key: _joined(pieces) for key, pieces in parts.items()}
+                key, sequence, content, begins = found
+                if begins and parts[key][-1] and parts[key][-1][0][0] != sequence:
+                    parts[key].append([])  # the same two ports, in use a second time
+                parts[key][-1].append((sequence, content))
+        return {key: b"".join(map(_joined, connections)) for key, connections in parts.items()}
 
     def frames(self) -> Iterator[bytes]:
         """One after the other, as they passed."""
@@ -193,8 +195,8 @@ class Recording:
                 yield file.read(struct.unpack("<I", head)[0])
 
 
-def _payload(frame: bytes) -> tuple[tuple[bytes, int, bytes, int], int, bytes] | None:
-    """Ends of an IPv4 packet, number of its first byte (-1 for a datagram), and what it carries."""
+def _payload(frame: bytes) -> tuple[tuple[bytes, int, bytes, int], int, bytes, bool] | None:
+    """Ends of an IPv4 packet, number of its first byte (-1 for a datagram), what it carries, if it begins a stream."""
     if frame[12:14] != b"\x08\x00":
         return None
     packet = frame[14:]
@@ -204,9 +206,9 @@ def _payload(frame: bytes) -> tuple[tuple[bytes, int, bytes, int], int, bytes] |
         return None
     key = (packet[12:16], int.from_bytes(inner[:2], "big"), packet[16:20], int.from_bytes(inner[2:4], "big"))
     if protocol == socket.IPPROTO_UDP:
-        return key, -1, inner[8:]
+        return key, -1, inner[8:], False
     begun = bool(inner[13] & 2)  # SYN takes up a number
-    return key, int.from_bytes(inner[4:8], "big") + begun, inner[(inner[12] >> 4) * 4 :]
+    return key, int.from_bytes(inner[4:8], "big") + begun, inner[(inner[12] >> 4) * 4 :], begun
 
 
 def _joined(pieces: list[tuple[int, bytes]]) -> bytes:

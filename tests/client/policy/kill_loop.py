@@ -130,8 +130,8 @@ def main(folder: Path, kills: int, seed: int, *, release_first: bool) -> None:
             time.sleep(draw.uniform(0, 2 * round_seconds))
         else:
             time.sleep(draw.uniform(0, 0.04))  # while it opens the ledger
-        os.close(reader)
         os.kill(child, signal.SIGKILL)
+        os.close(reader)  # only now: a child that writes into a closed pipe ends by itself
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
             sys.exit(f"life {life} ended by itself")

@@ -61,8 +61,8 @@ def main(home: Path, kills: int, seed: int, what: str) -> None:
         if os.read(reader, 1) != b"1":
             sys.exit(f"life {life} could not open the store")
         time.sleep(draw.uniform(0, 0.15))
-        os.close(reader)
         os.kill(child, signal.SIGKILL)
+        os.close(reader)  # only now: a child that writes into a closed pipe ends by itself
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
             sys.exit(f"life {life} ended by itself")
