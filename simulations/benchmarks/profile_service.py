@@ -125,7 +125,9 @@ def made_up_model() -> NodeModel:
     encoder = ProfileEncoder(Model(width=_WIDTH), words, _HISTORY)
     encoder.initialise(torch.Generator().manual_seed(0))
     items = tuple(f"item-{number}" for number in range(_ITEMS))
-    return NodeModel("benchmark", "benchmark:1", encoder.eval(), Words(items, items, (), {"gender": ("F", "M")}))
+    return NodeModel(
+        "benchmark", "benchmark:1", encoder.eval(), Words(items, items, (), {"gender": ("F", "M")}), private=False
+    )
 
 
 class OneModel:

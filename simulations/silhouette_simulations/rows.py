@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from silhouette_client.profiles.build import build_profiles, seen_items
+from silhouette_client.profiles.transitions import OwnTransitions
 from silhouette_shared.config import RowName
 from silhouette_shared.model.encoder import ProfileEncoder, at_last
 from silhouette_shared.model.evaluation import (
@@ -42,9 +43,21 @@ LABELS: dict[RowName, str] = {
     "local_only_with_counts": "Local only, with counts",
     "federated_with_counts": "Federated, with counts",
     "pooled_with_counts": "Pooled, with counts",
+    "own_counts": "Own counts",
+    "federated_with_own_counts": "Federated, with own counts",
+    "private_statistics_with_own_counts": "Private statistics, with own counts",
+    "federated_private_with_own_counts": "Federated with privacy, with own counts",
 }
 
-PRIVATE_ROWS: frozenset[RowName] = frozenset({"private_statistics", "federated_private"})
+PRIVATE_ROWS: frozenset[RowName] = frozenset(
+    {
+        "private_statistics",
+        "federated_private",
+        "private_statistics_with_own_counts",
+        "federated_private_with_own_counts",
+    }
+)
+"""Rows of which nothing left a partner but under privacy."""
 
 WITH_COUNTS: Mapping[RowName, RowName] = {
     "local_only_with_counts": "local_only",
@@ -52,6 +65,13 @@ WITH_COUNTS: Mapping[RowName, RowName] = {
     "pooled_with_counts": "pooled",
 }
 """Rows whose scores have exact transition counts added, and whose model it is."""
+
+WITH_OWN_COUNTS: Mapping[RowName, RowName] = {
+    "federated_with_own_counts": "federated",
+    "private_statistics_with_own_counts": "private_statistics",
+    "federated_private_with_own_counts": "federated_private",
+}
+"""Rows whose scores have what each partner counted of its own people added, and whose model it is."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +90,13 @@ class ModelRanking:
     attributes: tuple[Tensor, ...]  # each (U, classes), probabilities
 
 
-def rank_model(encoder: ProfileEncoder, partner: PartnerData, device: torch.device) -> ModelRanking:
-    """Rank the next event of a partner's people by a trained encoder."""
+def rank_model(
+    encoder: ProfileEncoder, partner: PartnerData, device: torch.device, own: OwnTransitions | None = None
+) -> ModelRanking:
+    """Rank the next event of a partner's people by a trained encoder, with the partner's own transitions if given."""
     known = partner.known.to(device)
     ranks, top, guesses = [], [], []
-    for batch in build_profiles(encoder, known, cutoff=CUTOFF):
+    for batch in build_profiles(encoder, known, cutoff=CUTOFF, rescored=own):
         ranks.append(ranks_of_targets(batch.scores, partner, known, batch.people))
         top.append(batch.recommended)
         guesses.append(batch.attributes)
@@ -123,7 +145,12 @@ def ranks_of_targets(scores: Tensor, partner: PartnerData, known: Histories, peo
 
 
 def rank_baseline(row: RowName, world: World) -> dict[str, Ranking]:
-    """Fit a counting method on all partners' people together and rank everybody's next event."""
+    """Fit a counting method on all partners' people together and rank everybody's next event.
+
+    `own_counts` is fitted at each partner on its own people, smoothed as profiles have it.
+    """
+    if row == "own_counts":
+        return {partner.name: _rank_own(partner, len(world.catalogue.items)) for partner in world.partners}
     histories = {partner.name: sequences(partner) for partner in world.partners}
     everybody = [sequence for part in histories.values() for sequence in part]
     items = len(world.catalogue.items)
@@ -143,6 +170,15 @@ def _rank_scorer(scorer: Scorer, partner: PartnerData, histories: Sequence[np.nd
     ranks, top = [], []
     for people in torch.arange(len(partner)).split(_PEOPLE_AT_ONCE):
         scores = torch.from_numpy(scorer.scores([histories[i] for i in people.tolist()]))
+        ranks.append(ranks_of_targets(scores, partner, partner.known, people))
+        top.append(top_items(scores, seen_items(partner.known, people), CUTOFF))
+    return Ranking(ranks=torch.cat(ranks), top=torch.cat(top))
+
+
+def _rank_own(partner: PartnerData, items: int) -> Ranking:
+    own, ranks, top = OwnTransitions.count(partner.known, items), [], []
+    for people in torch.arange(len(partner)).split(_PEOPLE_AT_ONCE):
+        scores = own.log_chances(partner.known.of_people(people))
         ranks.append(ranks_of_targets(scores, partner, partner.known, people))
         top.append(top_items(scores, seen_items(partner.known, people), CUTOFF))
     return Ranking(ranks=torch.cat(ranks), top=torch.cat(top))

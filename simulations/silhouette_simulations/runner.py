@@ -10,7 +10,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +20,7 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
+from silhouette_client.profiles.transitions import learn_transitions
 from silhouette_server.coordination.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from silhouette_server.coordination.federation import RoundRecord
 from silhouette_shared.config import Plan, RowName, with_changes
@@ -36,6 +37,7 @@ from silhouette_simulations.rows import (
     LABELS,
     PRIVATE_ROWS,
     WITH_COUNTS,
+    WITH_OWN_COUNTS,
     ModelRanking,
     Ranking,
     mean_figures,
@@ -47,7 +49,8 @@ from silhouette_simulations.run_folder import RunFolder
 from silhouette_simulations.training import Machine, Trained, train_together
 from silhouette_simulations.world import PartnerData, build_world
 
-_BASELINES: frozenset[RowName] = frozenset({"popularity", "transition_counts", "ease"})
+_BASELINES: frozenset[RowName] = frozenset({"popularity", "transition_counts", "ease", "own_counts"})
+_ADDED_TO: Mapping[RowName, RowName] = {**WITH_COUNTS, **WITH_OWN_COUNTS}  # whose model a row with counts has
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,14 @@ class RowResult:
 
 
 def rows_of(plan: Plan) -> tuple[RowName, ...]:
-    """The rows that this plan can have: without privacy no private one, with it none with exact counts."""
+    """The rows that this plan can have: without privacy no private one, with it none with exact counts of all."""
     missing: set[RowName] = set()
     if plan.privacy.mode == "none":
         missing |= PRIVATE_ROWS
     else:
         missing |= set(WITH_COUNTS)
     if not plan.statistics.on:
-        missing.add("private_statistics")
+        missing |= {"private_statistics", "private_statistics_with_own_counts"}
     return tuple(row for row in plan.evaluation.rows if row not in missing)
 
 
@@ -178,11 +181,11 @@ class _Simulation:
     def _groups(self) -> list[list[RowName]]:
         """Rows that run beside each other: trainings of one partner use one core each."""
         alone: list[RowName] = [row for row in self.rows if row in ("pooled", "local_only")]
-        groups: list[list[RowName]] = [[row] for row in self.rows if row not in alone and row not in WITH_COUNTS]
+        groups: list[list[RowName]] = [[row] for row in self.rows if row not in alone and row not in _ADDED_TO]
         if alone:
             groups.append(alone)
         # Last: these find the trainings of the others done.
-        return groups + [[row] for row in self.rows if row in WITH_COUNTS]
+        return groups + [[row] for row in self.rows if row in _ADDED_TO]
 
     def _row(self, row: RowName, beside: int) -> tuple[RowResult, float]:
         started = time.monotonic()
@@ -209,11 +212,13 @@ class _Simulation:
         return RowResult(rank_baseline(row, self.world), {}, None)
 
     def _trained(self, row: RowName, beside: int) -> RowResult:
-        if row == "private_statistics":
-            return self._statistics_alone()
-        models = self._models(WITH_COUNTS.get(row, row), beside)
+        models = self._models(_ADDED_TO.get(row, row), beside)
         if row in WITH_COUNTS:
             return self._ranked_with_counts(row, models)
+        if row in WITH_OWN_COUNTS:
+            return self._ranked_with_own(models, private=row in PRIVATE_ROWS)
+        if row == "private_statistics":
+            return replace(self._ranked(models, None), attributes={})
         one = None if row == "local_only" else next(iter(models.values())).parameters
         return self._ranked(models, one)
 
@@ -223,6 +228,8 @@ class _Simulation:
             return self._local_only(beside)
         if row == "pooled":
             trained = self._train("pooled", [self.world.pooled()], None, self._one_worker())
+        elif row == "private_statistics":
+            trained = self._statistics_alone()
         else:
             budget = self.budget if row == "federated_private" else None
             trained = self._train(row, self.world.partners, budget, self.machine)
@@ -230,16 +237,15 @@ class _Simulation:
                 self.folder.write_json("analytics.json", analytics_document(trained.figures, self.world))
         return {partner.name: trained for partner in self.world.partners}
 
-    def _statistics_alone(self) -> RowResult:
-        """What the prior ranks when nothing is trained, and the whole budget is the statistics'."""
+    def _statistics_alone(self) -> Trained:
+        """The prior with nothing trained, where the whole budget is the statistics'."""
         plan = statistics_alone(self.plan)
         name = "private_statistics"
         trained = self._train(name, self.world.partners, budget_of(plan), self.machine, plan)
         layout = Layout.of(new_encoder(plan, self.world.vocabulary, torch.device("cpu")))
         model = trained.parameters.clone()
         model[: layout.size] = 0.0  # an encoder of zeros adds nothing to the prior's scores
-        ranked = self._ranked({p.name: replace(trained, parameters=model) for p in self.world.partners}, None)
-        return replace(ranked, attributes={})
+        return replace(trained, parameters=model)
 
     def _local_only(self, beside: int) -> dict[str, Trained]:
         workers = max(1, self.machine.workers // beside)
@@ -335,6 +341,18 @@ class _Simulation:
             rankings[partner.name] = rank_with_counts(encoder, partner, counts, weight, self.machine.device)
         return RowResult(rankings, {}, None)
 
+    def _ranked_with_own(self, models: dict[str, Trained], *, private: bool) -> RowResult:
+        """A row's models, each with what its partner counted of its own people."""
+        device = self.machine.device
+        rankings: dict[str, Ranking] = {}
+        for partner in self.world.partners:
+            encoder = load_encoder(self.plan, self.world.vocabulary, models[partner.name].parameters, device)
+            own = learn_transitions(encoder, partner.known.to(device), private=private)
+            believed = (1.0, 0.0) if own is None else (own.scale, own.weight)
+            self.progress.say(f"{partner.name}: model {believed[0]:.2g}, own counts {believed[1]:.2g}")
+            rankings[partner.name] = rank_model(encoder, partner, device, own).ranking
+        return RowResult(rankings, {}, None)
+
     def _model_row(self) -> RowName | None:
         """The row whose model the partners would use: the private one wherever there is privacy."""
         for row in ("federated_private", "federated", "pooled"):
@@ -348,7 +366,7 @@ class _Simulation:
 
     def _rounds(self) -> list[dict[str, object]]:
         lines: list[dict[str, object]] = []
-        names = [row for row in self.rows if row not in _BASELINES and row not in WITH_COUNTS and row != "local_only"]
+        names = [row for row in self.rows if row not in _BASELINES and row not in _ADDED_TO and row != "local_only"]
         if "local_only" in self.rows:
             names += [f"local_only/{partner.name}" for partner in self.world.partners]  # type: ignore[misc]
         for name in names:

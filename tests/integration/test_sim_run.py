@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -242,6 +243,25 @@ def test_the_mode_distributed_runs_over_secure_aggregation_and_says_who_is_trust
 COUNTED = PLAN.replace("[privacy]\nrounds = 3", "[privacy]\nrounds = 0").replace(
     "[evaluation]\n", '[evaluation]\nrows = ["popularity", "private_statistics", "federated_private"]\n'
 )
+OWN = COUNTED.replace("partners = 3", "partners = 1").replace(
+    '"federated_private"]', '"own_counts", "private_statistics_with_own_counts", "federated_with_counts"]'
+)
+
+
+def test_own_counts_stand_beside_and_with_what_was_released(desk: Desk) -> None:
+    done = desk.run(desk.plan(OWN), "--mode", "local", "--epsilon", 4)
+    assert done.code == 0, done.err
+    rows = {row["name"]: row for row in done.document["rows"]}
+    assert {name: row["private"] for name, row in rows.items()} == {
+        "popularity": False,
+        "private_statistics": True,
+        "own_counts": False,
+        "private_statistics_with_own_counts": True,
+    }, "and none with counts of all"
+    assert re.search(r"partner-0: model [\d.]+, own counts [\d.]+", done.err)
+    assert done.document["privacy"]["epsilon"] <= 4.0
+    ranks = pd.read_parquet(Path(done.document["folder"]) / "ranks.parquet")
+    assert {name: len(own) for name, own in ranks.groupby("row")} == dict.fromkeys(rows, PEOPLE)
 
 
 def test_a_plan_without_private_rounds_spends_everything_on_the_statistics(desk: Desk) -> None:

@@ -4,7 +4,7 @@ They are computed from one person's own history and public facts, and they stay 
 in the sense of differential privacy and are never sent.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,7 +41,13 @@ def seen_items(histories: Histories, people: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def build_profiles(encoder: ProfileEncoder, histories: Histories, *, cutoff: int = 10) -> Iterator[ProfileBatch]:
+def build_profiles(
+    encoder: ProfileEncoder,
+    histories: Histories,
+    *,
+    cutoff: int = 10,
+    rescored: Callable[[Tensor, Histories], Tensor] | None = None,
+) -> Iterator[ProfileBatch]:
     """Profile every person.
 
     The attribute guesses come from a second pass in which the declared attributes are hidden.
@@ -50,6 +56,8 @@ def build_profiles(encoder: ProfileEncoder, histories: Histories, *, cutoff: int
         encoder: Trained; set to evaluation.
         histories: On the encoder's device.
         cutoff: Recommendations a person, of items not seen before; 0 at the end where there are fewer.
+        rescored: Given the encoder's scores of all items (B, V + 1) and the histories that led to them, the scores to
+            recommend by, for example with a partner's own transitions; None takes the encoder's.
     """
     encoder.eval()
     hidden = replace(histories, attributes=torch.full_like(histories.attributes, UNKNOWN))
@@ -57,6 +65,8 @@ def build_profiles(encoder: ProfileEncoder, histories: Histories, *, cutoff: int
         batch = histories.batch(people, encoder.history_length)
         profile = encoder(batch)
         scores = encoder.item_scores(at_last(profile.state, batch.lengths))
+        if rescored is not None:
+            scores = rescored(scores, histories.of_people(people))
         guessed = encoder(hidden.batch(people, encoder.history_length))
         logits = encoder.attribute_scores(at_last(guessed.vector, batch.lengths))
         yield ProfileBatch(

@@ -83,7 +83,7 @@ def with_parts(home: Path, model: NodeModel, held: Held, *, again: bool) -> tupl
     if model.local is not None and not again:
         return model, False
     device = next(model.encoder.parameters()).device
-    parts = learn_parts(model.name, model.encoder, held.histories.to(device))
+    parts = learn_parts(model.name, model.encoder, held.histories.to(device), private=model.private)
     keep_parts(home, parts)
     return replace(model, local=parts), True
 
@@ -158,7 +158,8 @@ def made_records(model: NodeModel, histories: Histories, count: int) -> list[Pro
     order = histories.lengths.argsort(stable=True)
     sorted_ones = histories.of_people(order)
     found: list[ProfileRecord] = []
-    for batch in build_profiles(model.encoder, sorted_ones, cutoff=count):
+    own = None if model.local is None else model.local.transitions
+    for batch in build_profiles(model.encoder, sorted_ones, cutoff=count, rescored=own):
         found += records_of(model.encoder, sorted_ones, batch, model.words, model.name)
     if model.local is not None:
         found = model.local.completed(model.encoder, sorted_ones, found)

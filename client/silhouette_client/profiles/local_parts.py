@@ -1,4 +1,4 @@
-"""What a partner learns of its own people on a frozen encoder, for their profiles: scores and tastes.
+"""What a partner learns of its own people on a frozen encoder, for their profiles: scores, tastes, what they do next.
 
 None of it is ever sent, and none of it enters a shared forward pass, so none of it costs privacy. It is learnt once
 for a model and kept; a profile that is made later, of one person with one more event, needs no other person's record.
@@ -18,6 +18,7 @@ from silhouette_client.profiles.heads import Head, Heads, in_words, learn_heads
 from silhouette_client.profiles.record import ProfileRecord, Trait
 from silhouette_client.profiles.risk import RiskScale
 from silhouette_client.profiles.tastes import Tastes, learn_tastes
+from silhouette_client.profiles.transitions import OwnTransitions, learn_transitions
 from silhouette_shared.errors import IntegrityError
 from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.histories import Histories
@@ -39,6 +40,7 @@ class LocalParts:
     until: int  # end of what was recorded when they were learnt, UTC seconds; 0 where there were no times
     heads: Heads
     tastes: Tastes | None
+    transitions: OwnTransitions | None = None
 
     def completed(
         self, encoder: ProfileEncoder, histories: Histories, records: Sequence[ProfileRecord]
@@ -65,13 +67,14 @@ class LocalParts:
         return found
 
 
-def learn_parts(model: str, encoder: ProfileEncoder, histories: Histories) -> LocalParts:
+def learn_parts(model: str, encoder: ProfileEncoder, histories: Histories, *, private: bool) -> LocalParts:
     """Learn what a partner's own people can teach.
 
     Args:
         model: Name of the encoder's model.
         encoder: Frozen.
         histories: The partner's people, on the encoder's device.
+        private: Whether the encoder was trained with privacy.
     """
     people, until, heads = len(histories), 0, Heads({}, None)
     if histories.has_times and people >= LEAST_PEOPLE:
@@ -83,7 +86,8 @@ def learn_parts(model: str, encoder: ProfileEncoder, histories: Histories) -> Lo
             taught = histories.of_people(chosen)
         heads = learn_heads(encoder, taught, until, draw)
     tastes = learn_tastes(histories, len(encoder.item.weight) - 1, _SEED)
-    return LocalParts(model=model, until=until, heads=heads, tastes=tastes)
+    transitions = learn_transitions(encoder, histories, private=private)
+    return LocalParts(model=model, until=until, heads=heads, tastes=tastes, transitions=transitions)
 
 
 def pack_parts(parts: LocalParts) -> bytes:
@@ -100,7 +104,14 @@ def pack_parts(parts: LocalParts) -> bytes:
             f"tastes.{part}": torch.from_numpy(np.ascontiguousarray(getattr(tastes, part)))
             for part in ("items", "rarity", "usual", "basis")
         }
-    about = json.dumps({"model": parts.model, "until": parts.until, "heads": numbers})
+    believed = None
+    if (own := parts.transitions) is not None:
+        tensors |= {
+            f"transitions.{part}": torch.from_numpy(np.ascontiguousarray(getattr(own, part)))
+            for part in ("offsets", "targets", "chances")
+        }
+        believed = (own.scale, own.weight)
+    about = json.dumps({"model": parts.model, "until": parts.until, "heads": numbers, "believed": believed})
     tensors[_ABOUT] = torch.tensor(list(about.encode("utf-8")), dtype=torch.uint8)
     return save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
@@ -133,7 +144,18 @@ def unpack_parts(content: bytes, device: torch.device) -> LocalParts:
             tastes = Tastes(
                 **{part: tensors[f"tastes.{part}"].numpy() for part in ("items", "rarity", "usual", "basis")}
             )
-        return LocalParts(model=str(about["model"]), until=int(about["until"]), heads=Heads(heads, risk), tastes=tastes)
+        transitions = None
+        if about.get("believed") is not None:
+            scale, weight = map(float, about["believed"])
+            counted = {part: tensors[f"transitions.{part}"].numpy() for part in ("offsets", "targets", "chances")}
+            transitions = OwnTransitions(**counted, scale=scale, weight=weight)
+        return LocalParts(
+            model=str(about["model"]),
+            until=int(about["until"]),
+            heads=Heads(heads, risk),
+            tastes=tastes,
+            transitions=transitions,
+        )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"expected what this node learnt of its own people, got something else ({type(error).__name__}); "

@@ -30,6 +30,7 @@ class NodeModel:
         reference: run:round, for people.
         encoder: Trained, in evaluation.
         words: Of its catalogue.
+        private: Whether it was trained with privacy.
         local: What the node learnt of its own people on this encoder; None before its first build.
     """
 
@@ -37,6 +38,7 @@ class NodeModel:
     reference: str
     encoder: ProfileEncoder
     words: Words
+    private: bool
     local: LocalParts | None = None
 
     @property
@@ -101,6 +103,7 @@ def promoted_model(home: Path, device: torch.device) -> NodeModel:
         reference=held.card.reference,
         encoder=encoder.eval(),
         words=Words(tuple(run.items), run.titles, run.categories, dict(run.attributes)),
+        private=agreement.plan.privacy.mode != "none",
         local=_kept_parts(home, name, device),
     )
 

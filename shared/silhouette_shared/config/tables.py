@@ -57,8 +57,15 @@ RowName = Literal[
     "local_only_with_counts",
     "federated_with_counts",
     "pooled_with_counts",
+    "own_counts",
+    "federated_with_own_counts",
+    "private_statistics_with_own_counts",
+    "federated_private_with_own_counts",
 ]
-"""Those with counts add the logarithm of exact transition counts to the scores of the same model, without privacy."""
+"""Those with counts add the logarithm of exact transition counts to the scores of the same model, without privacy.
+
+Those with own counts add what each partner counted of its own people and never sends; `own_counts` has nothing else.
+"""
 
 SplitName = Literal["last", "random", "time", "publisher"]
 """Which of a person's events are kept from training and asked for; `silhouette_simulations.splitting` has them."""

@@ -38,7 +38,7 @@ def model() -> NodeModel:
         categories=("A", "B", "C"),
         attributes={"gender": ("F", "M"), "age": ("young", "middle", "old")},
     )
-    return NodeModel("m1", "run:1", encoder(scale=10.0).eval(), words)
+    return NodeModel("m1", "run:1", encoder(scale=10.0).eval(), words, private=False)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from silhouette_client.profiles.heads import HEADS
 from silhouette_client.profiles.local_parts import LocalParts, learn_parts, pack_parts, unpack_parts
 from silhouette_client.profiles.node_model import promoted_model
 from silhouette_client.profiles.record import ProfileRecord
+from silhouette_client.profiles.transitions import OwnTransitions
 from silhouette_client.profiles.vault import Vault
 from silhouette_client.serving.access import Access, Grant
 from silhouette_client.serving.client import ProfileClient
@@ -35,7 +36,7 @@ EXTRA = tuple(f"extra-{number}" for number in range(50))
 
 
 def learnt() -> LocalParts:
-    return learn_parts("m", encoder(scale=5.0), many())
+    return learn_parts("m", encoder(scale=5.0), many(), private=False)
 
 
 def test_a_record_gets_every_score_and_the_tastes_and_one_person_alone_gets_the_same() -> None:
@@ -76,17 +77,23 @@ def test_parts_come_back_from_their_bytes_and_damaged_ones_are_refused() -> None
     ):
         assert one.traits == other.traits
         assert np.array_equal(one.tastes, other.tastes)  # type: ignore[arg-type]
+    believed = replace(parts, transitions=replace(OwnTransitions.count(many(), 20), scale=0.25, weight=0.5))
+    own, again = believed.transitions, unpack_parts(pack_parts(believed), CPU).transitions
+    assert own is not None
+    assert again is not None
+    scores = torch.randn(len(made), 21)
+    assert torch.equal(own(scores, made), again(scores, made))
     for damaged in (b"", pack_parts(parts)[:-9], b"\x00" * 64):
         with pytest.raises(IntegrityError, match=r"learnt of its own people, got something else .*learns it anew"):
             unpack_parts(damaged, CPU)
 
 
 def test_what_the_people_cannot_teach_is_missing() -> None:
-    few = learn_parts("m", encoder(), histories())
-    assert (few.heads.heads, few.heads.risk, few.tastes) == ({}, None, None)
+    few = learn_parts("m", encoder(), histories(), private=False)
+    assert (few.heads.heads, few.heads.risk, few.tastes, few.transitions) == ({}, None, None, None)
     (record,) = few.completed(encoder(), only(histories(), [2]), [BARE])
     assert (record.traits, record.tastes) == ({}, None)
-    timeless = learn_parts("m", encoder(), histories([5] * 60, has_times=False))
+    timeless = learn_parts("m", encoder(), histories([5] * 60, has_times=False), private=False)
     (record,) = timeless.completed(encoder(), histories([5], has_times=False), [BARE])
     assert record.traits == {}
     assert record.tastes is not None
@@ -128,6 +135,10 @@ def test_a_build_learns_once_for_a_model_and_every_profile_has_scores_and_tastes
     kept = node.home / "node" / "local.safetensors"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     first = kept.read_bytes()
+    model = promoted_model(node.home, CPU)
+    assert model.local is not None
+    assert model.local.transitions is not None
+    assert "transitions" not in {name.split(".")[0] for name in model.encoder.state_dict()}
     record = stored(node, EXTRA[3])
     assert "risk" in (record.traits or {})
     assert record.tastes is not None
