@@ -1,7 +1,8 @@
 """Profiles and recommendations from a trained encoder.
 
-They are computed from one person's own history and public facts, and they stay at the partner; they are not private
-in the sense of differential privacy and are never sent.
+They are computed from one person's own history and public facts, recommendations also from what a partner's people do
+next where that is given, and they stay at the partner; they are not private in the sense of differential privacy and
+are never sent.
 """
 
 from collections.abc import Callable, Iterator

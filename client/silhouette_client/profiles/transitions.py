@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from silhouette_client.profiles.build import PEOPLE_AT_ONCE, seen_items
 from silhouette_shared.model.encoder import ProfileEncoder, at_last
+from silhouette_shared.model.evaluation import ndcg
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.randomness import ReproducibleSource
 
@@ -106,8 +107,9 @@ def learn_transitions(encoder: ProfileEncoder, histories: Histories, *, private:
     """Count at a partner, and find what to believe how much; None where counts do not help or people are too few.
 
     A model trained with privacy hardly remembers whom it was trained on, so these people's last events can say how
-    much the model and the counts are to be believed: the two coefficients of a conditional logit (McFadden 1974). One
-    trained without privacy has learnt those very events; both are believed as they are then.
+    much the model and the counts are to be believed: the two coefficients of a conditional logit (McFadden 1974), or
+    only one of the two where that ranks these events better. A model trained without privacy has learnt those very
+    events; both are believed as they are then.
 
     Args:
         encoder: Frozen.
@@ -124,8 +126,13 @@ def learn_transitions(encoder: ProfileEncoder, histories: Histories, *, private:
     earlier, sought = _without_last(counted)
     if not len(sought):
         return None
-    scale, weight = _believed(*_alternatives(encoder, OwnTransitions.count(earlier, items), earlier, sought))
-    return replace(own, scale=max(0.0, scale), weight=weight) if weight > 0 else None
+    said = _alternatives(encoder, OwnTransitions.count(earlier, items), earlier, sought)
+    if not len(said[0]):
+        return None
+    fitted = _fitted(*said)
+    both = max(0.0, fitted[0]), max(0.0, fitted[1])
+    scale, weight = max((both, (0.0, 1.0), (1.0, 0.0)), key=lambda believed: _gain(*said, believed))
+    return replace(own, scale=scale, weight=weight) if weight else None
 
 
 @torch.no_grad()
@@ -164,10 +171,14 @@ def _alternatives(
     return model.double(), counts.double(), barred
 
 
-def _believed(model: Tensor, counts: Tensor, barred: Tensor) -> tuple[float, float]:
-    """Maximum-likelihood coefficients of the two, column 0 being what was chosen; none of either where nobody chose."""
-    if not len(model):
-        return 0.0, 0.0
+def _gain(model: Tensor, counts: Tensor, barred: Tensor, believed: tuple[float, float]) -> float:
+    """NDCG@10 of what was chosen, column 0, among the alternatives."""
+    together = (believed[0] * model + believed[1] * counts).masked_fill(barred, -torch.inf)
+    return ndcg((together[:, 1:] >= together[:, :1]).sum(1))
+
+
+def _fitted(model: Tensor, counts: Tensor, barred: Tensor) -> tuple[float, float]:
+    """Maximum-likelihood coefficients of the two, column 0 being what was chosen."""
     chosen = torch.zeros(len(model), dtype=torch.int64)
     believed = torch.full((2,), 0.5, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([believed], max_iter=100, line_search_fn="strong_wolfe")

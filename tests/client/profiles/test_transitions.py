@@ -134,10 +134,30 @@ def test_the_coefficients_of_a_conditional_logit_come_back() -> None:
         return model.gather(1, order), counts.gather(1, order), barred.gather(1, order)
 
     for scale, weight in ((0.7, 0.3), (0.0, 1.2), (1.5, -0.4)):
-        found = transitions._believed(*chosen_with(scale, weight))
+        found = transitions._fitted(*chosen_with(scale, weight))
         assert found == pytest.approx((scale, weight), abs=0.08)
-    none = torch.zeros(0, 5)
-    assert transitions._believed(none.double(), none.double(), none.bool()) == (0.0, 0.0)
+
+
+def test_what_ranks_last_events_best_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = torch.tensor([[1.0, *[0.0] * 20]] * 4, dtype=torch.float64)
+    wrong, barred = -right, torch.zeros(4, 21, dtype=torch.bool)
+    assert transitions._gain(right, wrong, barred, (1.0, 0.0)) == 1.0
+    assert transitions._gain(right, wrong, barred, (0.0, 1.0)) == 0.0
+    few = barred.clone()
+    few[:, 4:] = True  # three left before it
+    assert transitions._gain(right, wrong, few, (0.0, 1.0)) == pytest.approx(1 / np.log2(5))
+    taught, model = followers(60), encoder()
+    monkeypatch.setattr(transitions, "_alternatives", lambda *_: (wrong, right, barred))
+    own = learn_transitions(model, taught, private=True)
+    assert own is not None
+    assert own.weight > 0
+    monkeypatch.setattr(transitions, "_fitted", lambda *_: (1.0, 0.5))
+    only = learn_transitions(model, taught, private=True)
+    assert only is not None
+    assert (only.scale, only.weight) == (0.0, 1.0)
+    monkeypatch.setattr(transitions, "_alternatives", lambda *_: (right, wrong, barred))
+    monkeypatch.setattr(transitions, "_fitted", lambda *_: (-0.2, 0.5))
+    assert learn_transitions(model, taught, private=True) is None
 
 
 def test_few_people_and_people_of_one_event_teach_nothing() -> None:
