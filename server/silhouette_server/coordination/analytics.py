@@ -4,7 +4,6 @@ import numpy as np
 from torch import Tensor
 
 from silhouette_server.coordination.cohort import Cohort
-from silhouette_server.coordination.job import SecureJob
 from silhouette_server.coordination.released import ReleasedSums
 from silhouette_shared.config import ReleaseName
 from silhouette_shared.model.appraisal import Sheet
@@ -17,7 +16,7 @@ def release(name: ReleaseName, cohort: Cohort, released: ReleasedSums) -> None:
     Raises:
         VoidRoundError: If there is no sum.
     """
-    secure = _secure(cohort)
+    secure = cohort.secure
     size = len(FIGURES[name].cells(secure.vocabulary))
     inputs = {"active": np.empty(0, np.int64)}
     total, counted = cohort.sum_once(name, secure.figures[name], size, inputs, released)
@@ -35,7 +34,7 @@ def evaluate(model: Tensor, cohort: Cohort, released: ReleasedSums) -> None:
     Raises:
         VoidRoundError: If there is no sum.
     """
-    secure = _secure(cohort)
+    secure = cohort.secure
     inputs, beside = {"parameters": model.numpy()}, ""
     other = cohort.job.beside()
     if other is not None and len(other.parameters) == len(model):
@@ -43,9 +42,3 @@ def evaluate(model: Tensor, cohort: Cohort, released: ReleasedSums) -> None:
     size = Sheet(secure.partners, len(inputs)).size
     total, counted = cohort.sum_once("evaluation", secure.figures["evaluation"], size, inputs, released)
     released.add_evaluation(total, counted, beside)
-
-
-def _secure(cohort: Cohort) -> SecureJob:
-    if cohort.job.secure is None:
-        raise ValueError("expected secure aggregation for a figure, got none")
-    return cohort.job.secure

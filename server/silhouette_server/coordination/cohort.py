@@ -8,7 +8,7 @@ import numpy as np
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from silhouette_server.coordination.job import Job
+from silhouette_server.coordination.job import Job, SecureJob
 from silhouette_server.coordination.released import ReleasedSums
 from silhouette_server.coordination.roster import Member
 from silhouette_server.coordination.secure import SecureRounds, SecureSum, VoidRoundError
@@ -33,6 +33,13 @@ class Cohort:
     members: tuple[Member, ...]
     rounds: SecureRounds | None  # None: the coordinator sees every partner's answer
 
+    @property
+    def secure(self) -> SecureJob:
+        """Secure aggregation in this run; ValueError if it has none."""
+        if self.job.secure is None:
+            raise ValueError("expected a run under secure aggregation, got one without")
+        return self.job.secure
+
     def sum_securely(
         self,
         purpose: str,
@@ -54,9 +61,9 @@ class Cohort:
             VoidRoundError: If there is no sum.
             UnavailableError: If too few partners are in it.
         """
-        secure = self.job.secure
-        if secure is None or self.rounds is None:
-            raise ValueError(f"expected secure aggregation for {purpose}, got none")
+        secure = self.secure
+        if self.rounds is None:
+            raise ValueError(f"expected secure rounds for {purpose}, got none")
         terms = round_terms(
             secure.plan,
             secure.vocabulary,
@@ -98,9 +105,7 @@ class Cohort:
             VoidRoundError: If there is none. Whoever charged for it has spent that; the next attempt is a new charge,
                 and `released` has its number.
         """
-        secure = self.job.secure
-        if secure is None:
-            raise ValueError(f"expected secure aggregation for {name}, got none")
+        secure = self.secure
         lattice = PrivacyGrid.of(mechanism.clip_norm, secure.plan.privacy.grid_bits)
         on_grid = mechanism.on_grid(lattice, size)
         layout = noised_layout(size, on_grid, lattice, people=secure.largest_partner)

@@ -27,7 +27,7 @@ def count(statistic: StatisticName, cohort: Cohort, released: ReleasedSums) -> N
     active = released.active() if statistic == "transitions" else np.empty(0, np.int64)
     mechanism: SampledGaussian = getattr(counting.budget, statistic)
     size = counting.size(statistic, len(active))
-    if cohort.rounds is None:
+    if cohort.job.secure is None:
         total, answers = _count_openly(statistic, active, mechanism, size, cohort)
     else:
         total, counted = cohort.sum_once(statistic, mechanism, size, {"active": active}, released)
