@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,3 +66,21 @@ def same(one: ProfileRecord | None, other: ProfileRecord | None) -> bool:
         getattr(one, name) == getattr(other, name)
         for name in ("model", "weights", "traits", "tags", "recommendations", "facts", "evidence", "items")
     )
+
+
+def rows(path: Path, statement: str, *arguments: object) -> list[tuple[Any, ...]]:
+    """What a statement finds in the file itself, past the store."""
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute(statement, arguments).fetchall()
+    finally:
+        connection.close()
+
+
+def change(path: Path, statement: str, *arguments: object) -> None:
+    """Do to the file itself what the store would not."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute(statement, arguments)
+    finally:
+        connection.close()

@@ -5,27 +5,22 @@ under a key-encryption key, and every column that says something about them (sto
 expiry) is in the associated data: a row that was changed, swapped or moved does not open. Every write of a record makes
 a new data key, so the old record is shredded and no nonce is used twice.
 
-Write-ahead log with `synchronous=FULL`: a write that returned survives a kill and a power cut, and readers do not wait
-for writers. `secure_delete` overwrites what is removed. A damaged frame at the end of a write-ahead log is dropped by
-SQLite without a word; therefore every close and every `erase` empties the log.
+The file itself, the exclusion list and the segments stand in `database`, `exclusions` and `segments.rows`.
 """
 
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from silhouette_client.profiles.exclusions import ExcludedError, Exclusion, ExclusionRows
 from silhouette_client.profiles.keys import Keyring, WrappedKey
 from silhouette_client.profiles.record import FIELDS, ProfileRecord
-from silhouette_client.profiles.schema import REMEDY, create_or_examine, refuse_newer
+from silhouette_client.profiles.schema import REMEDY
 from silhouette_client.profiles.sealing import (
     BrokenRowError,
     SealedField,
@@ -37,8 +32,7 @@ from silhouette_client.profiles.sealing import (
     unwrap_key,
 )
 from silhouette_client.segments.rows import SegmentRows
-from silhouette_shared.databases import connect, empty_log, explained, make_file, transaction
-from silhouette_shared.errors import IntegrityError, RefusedError, UnavailableError, UsageError
+from silhouette_shared.errors import IntegrityError, UsageError
 
 STORE_NAME = "profiles.sqlite"
 """In a node's home."""
@@ -47,24 +41,6 @@ _T = TypeVar("_T")
 
 _NEVER = 2**62  # an expiry that does not come
 ROWS_A_TRANSACTION = 1000  # a tenth of a second: a pushed event waits for no longer
-_SETTINGS = (
-    "synchronous = FULL",
-    "secure_delete = ON",
-    "trusted_schema = OFF",
-    "temp_store = MEMORY",
-    "cache_size = -65536",  # KiB
-)
-
-
-class Exclusion(StrEnum):
-    """Why a person is left out of profiles, of imports and of training."""
-
-    suppressed = "suppressed"
-    erased = "erased"
-
-
-class ExcludedError(RefusedError):
-    """A profile was written for a person on the exclusion list. Exit code 3."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +85,7 @@ class Counts:
     wrapped_by: Mapping[int, int]  # people by key-encryption key
 
 
-class ProfileStore(SegmentRows):
+class ProfileStore(ExclusionRows, SegmentRows):
     """The encrypted profiles of one node. Use `open`; safe between threads and processes on one machine.
 
     Args:
@@ -120,10 +96,8 @@ class ProfileStore(SegmentRows):
     """
 
     def __init__(self, path: Path, keyring: Keyring, retention: Retention, clock: Callable[[], float]) -> None:
-        self._path, self._keyring, self._retention, self._clock = path, keyring, retention, clock
-        self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
-        self._lock = threading.RLock()
+        super().__init__(path, keyring, clock)
+        self._retention = retention
 
     @classmethod
     def open(
@@ -141,36 +115,8 @@ class ProfileStore(SegmentRows):
             UnavailableError: If it cannot be used, or a newer version wrote it.
         """
         store = cls(path, keyring, retention, clock)
-        try:
-            with store._explained():
-                store._begin()
-        except BaseException:
-            store.close()
-            raise
+        store._begin()
         return store
-
-    @property
-    def path(self) -> Path:
-        """Of the database."""
-        return self._path
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Empty the write-ahead log where nobody else uses it, and close."""
-        with self._lock:
-            for connection in self._connections:
-                with suppress(sqlite3.Error, UnicodeDecodeError):  # closing must not hide what went wrong before
-                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                connection.close()
-            self._connections.clear()
-            self._local = threading.local()
 
     # Records
 
@@ -207,8 +153,7 @@ class ProfileStore(SegmentRows):
         for part in _parts(records, ROWS_A_TRANSACTION):
             with self._writing() as connection:
                 wanted = dict(sorted(dict(part).items()))
-                listed = connection.execute(f"{_EXCLUDED} ({_marks(wanted)})", list(wanted)).fetchall()
-                kept_out = {person for (person,) in listed if self._exclusion(connection, person) is not None}
+                kept_out = self._excluded_among(connection, wanted)
                 for person in kept_out:
                     del wanted[person]
                 self._write_many(connection, wanted, sources or {})
@@ -226,15 +171,15 @@ class ProfileStore(SegmentRows):
         found = set()
         for part in _parts(sources.items(), ROWS_A_TRANSACTION):
             people = [person for person, _ in part]
-            with self._explained():
-                rows = self._connection().execute(f"{_BASES} ({_marks(people)})", people)
+            with self._reading() as connection:
+                rows = connection.execute(f"{_BASES} ({_marks(people)})", people)
                 for person, version, made_by, seal in rows:
                     if made_by == model and seal == self._basis(person, version, model, sources[person]):
                         found.add(person)
         return found
 
     def _basis(self, person: bytes, version: int, model: str, source: bytes) -> bytes:
-        return self._keyring.seal(_row_bytes("basis", person, version, model, source))
+        return self._seal("basis", person, version, model, source)
 
     def get(self, person: bytes, fields: Collection[str] = FIELDS) -> ProfileRecord | None:
         """The record of one person with the wanted fields; None if there is none, or it is past its time.
@@ -243,8 +188,8 @@ class ProfileStore(SegmentRows):
             IntegrityError: If it was changed; the message names row and field.
             UnavailableError: If the store cannot be read.
         """
-        with self._explained():
-            rows = self._connection().execute(_READ, (person,)).fetchall()
+        with self._reading() as connection:
+            rows = connection.execute(_READ, (person,)).fetchall()
         return self._record(person, rows, fields)
 
     def _record(self, person: bytes, rows: Sequence[Sequence[Any]], fields: Collection[str]) -> ProfileRecord | None:
@@ -253,7 +198,7 @@ class ProfileStore(SegmentRows):
             return None
         now, (retired, seal) = self._clock(), rows[0][5:7]
         if retired is not None:
-            self._check_seal(seal, _row_bytes("model", rows[0][1], retired), "retirement of a model")
+            self._check_seal(seal, "retirement of a model", "model", rows[0][1], retired)
             if retired <= now:
                 return None
         try:
@@ -266,7 +211,7 @@ class ProfileStore(SegmentRows):
         with self._explained():
             last = b""
             while rows := (
-                self._connection()
+                self._connection()  # of the thread that goes on with it
                 .execute("SELECT person FROM people WHERE person > ? ORDER BY person LIMIT 1000", (last,))
                 .fetchall()
             ):
@@ -313,49 +258,6 @@ class ProfileStore(SegmentRows):
             self.scrub()
         return gone
 
-    def scrub(self) -> None:
-        """Leave no trace of removed rows in the file or its log.
-
-        Raises:
-            UnavailableError: If a reader is in the way for too long.
-        """
-        with self._explained(), self._lock:
-            connection = self._connection()
-            empty_log(connection, str(self._path))
-            connection.execute("VACUUM")
-            empty_log(connection, str(self._path))
-
-    def exclude(self, person: bytes, kind: Exclusion) -> None:
-        """Put a person on the exclusion list; an erased one stays erased."""
-        with self._writing() as connection:
-            self._exclude(connection, person, kind)
-
-    def include(self, person: bytes) -> bool:
-        """Take a person off the exclusion list; says whether they were on it."""
-        with self._writing() as connection:
-            return connection.execute("DELETE FROM exclusions WHERE person = ?", (person,)).rowcount > 0
-
-    def exclusion(self, person: bytes) -> Exclusion | None:
-        """Why a person is left out; None if they are not.
-
-        Raises:
-            IntegrityError: If the entry was changed.
-        """
-        with self._explained():
-            return self._exclusion(self._connection(), person)
-
-    def exclusions(self) -> frozenset[bytes]:
-        """Everybody who is left out, as HMACs.
-
-        Raises:
-            IntegrityError: If an entry was changed.
-        """
-        with self._explained():
-            rows = self._connection().execute("SELECT person, kind, since, seal FROM exclusions").fetchall()
-        for person, kind, since, seal in rows:
-            self._check_seal(seal, _row_bytes("exclusion", person, str(kind), since), "exclusion list")
-        return frozenset(row[0] for row in rows)
-
     # Keeping
 
     def retire(self, keep: str, grace_seconds: int = 0) -> None:
@@ -367,19 +269,15 @@ class ProfileStore(SegmentRows):
             for (model,) in others:
                 connection.execute(
                     "INSERT INTO models VALUES (?, ?, ?) ON CONFLICT DO NOTHING",  # the first date stands
-                    (model, expires, self._keyring.seal(_row_bytes("model", model, expires))),
+                    (model, expires, self._seal("model", model, expires)),
                 )
 
     def purge(self) -> int:
         """Remove what is past its time, key and all; says how many people lost something."""
         now, touched = int(self._clock()), 0
-        with self._explained():
-            retired = self._connection().execute("SELECT model, expires, seal FROM models").fetchall()
-            late = (
-                self._connection().execute("SELECT DISTINCT person FROM fields WHERE expires <= ?", (now,)).fetchall()
-            )
-        for model, expires, seal in retired:
-            self._check_seal(seal, _row_bytes("model", model, expires), "retirement of a model")
+        with self._reading() as connection:
+            late = connection.execute("SELECT DISTINCT person FROM fields WHERE expires <= ?", (now,)).fetchall()
+        for model, expires in self._retired():
             if expires <= now:
                 touched += self._remove_made_by(model)
         for (person,) in late:
@@ -394,6 +292,14 @@ class ProfileStore(SegmentRows):
         if touched:
             self.scrub()
         return touched
+
+    def _retired(self) -> list[tuple[str, int]]:
+        """The models whose profiles expire, and when."""
+        with self._reading() as connection:
+            rows = connection.execute("SELECT model, expires, seal FROM models").fetchall()
+        for model, expires, seal in rows:
+            self._check_seal(seal, "retirement of a model", "model", model, expires)
+        return [(model, expires) for model, expires, _ in rows]
 
     def _remove_made_by(self, model: str) -> int:
         gone = 0
@@ -444,31 +350,24 @@ class ProfileStore(SegmentRows):
         Raises:
             IntegrityError: Names the first row that was changed.
         """
-        with self._explained():
-            found = self._connection().execute("PRAGMA integrity_check(1)").fetchone()
-            if found != ("ok",):
-                raise IntegrityError(f"{self._path}: expected a whole store, got a damaged one; {REMEDY}")
-            orphan = (
-                self._connection()
-                .execute("SELECT person FROM fields WHERE person NOT IN (SELECT person FROM people) LIMIT 1")
-                .fetchone()
-            )
+        self._check_whole()
+        with self._reading() as connection:
+            orphan = connection.execute(
+                "SELECT person FROM fields WHERE person NOT IN (SELECT person FROM people) LIMIT 1"
+            ).fetchone()
         if orphan is not None:
             raise self._broken(BrokenRowError(orphan[0], "data key", "expected one for its fields, got none"))
         people = fields = 0
         wrapped_by: dict[int, int] = {}
         for person in self.people():
-            with self._explained():
-                rows = self._connection().execute(_READ, (person,)).fetchall()
+            with self._reading() as connection:
+                rows = connection.execute(_READ, (person,)).fetchall()
             if rows:
                 self._record(person, rows, FIELDS)
                 people += 1
                 fields += sum(row[7] is not None for row in rows)
                 wrapped_by[rows[0][3]] = wrapped_by.get(rows[0][3], 0) + 1
-        with self._explained():
-            retired = self._connection().execute("SELECT model, expires, seal FROM models").fetchall()
-        for model, expires, seal in retired:
-            self._check_seal(seal, _row_bytes("model", model, expires), "retirement of a model")
+        self._retired()
         self.segments()
         return Counts(people, fields, len(self.exclusions()), wrapped_by)
 
@@ -523,67 +422,11 @@ class ProfileStore(SegmentRows):
             ],
         )
 
-    def _exclude(self, connection: sqlite3.Connection, person: bytes, kind: Exclusion) -> None:
-        if self._exclusion(connection, person) is Exclusion.erased:
-            return
-        since = int(self._clock())
-        connection.execute(
-            "INSERT OR REPLACE INTO exclusions VALUES (?, ?, ?, ?)",
-            (person, str(kind), since, self._keyring.seal(_row_bytes("exclusion", person, str(kind), since))),
-        )
-
-    def _exclusion(self, connection: sqlite3.Connection, person: bytes) -> Exclusion | None:
-        row = connection.execute("SELECT kind, since, seal FROM exclusions WHERE person = ?", (person,)).fetchone()
-        if row is None:
-            return None
-        self._check_seal(row[2], _row_bytes("exclusion", person, row[0], row[1]), "exclusion list")
-        return Exclusion(row[0])
-
-    def _check_seal(self, seal: bytes, content: bytes, what: str) -> None:
-        if seal != self._keyring.seal(content):
-            raise IntegrityError(
-                f"{self._path}: {what}: expected an entry that this store wrote, got a changed one; {REMEDY}"
-            )
-
     def _broken(self, error: BrokenRowError) -> IntegrityError:
         return IntegrityError(f"{self._path}: {error}; {REMEDY}")
 
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = connect(self._path, *_SETTINGS)
-            self._local.connection = connection
-            with self._lock:
-                self._connections.append(connection)
-        return connection
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._explained():
-            yield self._connection()
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._explained(), self._lock, transaction(self._connection()) as connection:
-            yield connection
-
-    def _begin(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        make_file(self._path)
-        connection = self._connection()
-        refuse_newer(connection, str(self._path))
-        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != ("wal",):
-            raise UnavailableError(f"{self._path}: expected a write-ahead log, got {mode}; put it on a local disk")
-        with self._writing():
-            create_or_examine(connection, self._keyring, str(self._path))
-
-    def _explained(self) -> AbstractContextManager[None]:
-        return explained(str(self._path), "profile store", remedy=REMEDY, outcome="nothing was changed")
-
 
 # Followed by as many marks as there are people.
-_EXCLUDED = "SELECT person FROM exclusions WHERE person IN"
 _VERSIONS = "SELECT person, version FROM people WHERE person IN"
 _BASES = "SELECT person, version, model, seal FROM people JOIN basis USING (person) WHERE person IN"
 
@@ -609,10 +452,6 @@ def _remove(connection: sqlite3.Connection, people: Sequence[bytes]) -> int:
 
 def _marks(values: Collection[object]) -> str:
     return ",".join("?" * len(values))
-
-
-def _row_bytes(*parts: object) -> bytes:
-    return repr(parts).encode("utf-8", "surrogatepass")  # keeps parts apart, and takes what a damaged row may hold
 
 
 def _parts(values: Iterable[_T], size: int) -> Iterator[list[_T]]:

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from silhouette_client.profiles.audit_log import LOG_NAME, Access, AuditLog, Newest, verify_log
+from silhouette_client.profiles.exclusions import Exclusion
 from silhouette_client.profiles.keys import (
     KEYS_NAME,
     KeyFile,
@@ -32,7 +33,6 @@ from silhouette_client.profiles.store import (
     STORE_NAME,
     Counts,
     Erased,
-    Exclusion,
     ProfileStore,
     Retention,
 )

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from silhouette_client.profiles.database import ProfileDatabase
 from silhouette_client.profiles.keys import KEY_BYTES, NONCE_BYTES, Keyring, WrappedKey
 from silhouette_client.segments.segment import Segment, decode_segment, encode_segment
 from silhouette_shared.errors import IntegrityError
 
 
-class SegmentRows(ABC):
-    """The part of a profile store that keeps segments. What it uses of the store is named first."""
-
-    _keyring: Keyring
-
-    @abstractmethod
-    def _writing(self) -> AbstractContextManager[sqlite3.Connection]:
-        """A transaction of the store."""
-
-    @abstractmethod
-    def _reading(self) -> AbstractContextManager[sqlite3.Connection]:
-        """A connection of the store."""
+class SegmentRows(ProfileDatabase):
+    """The part of a profile store that keeps segments."""
 
     def put_segment(self, segment: Segment) -> None:
         """Write a segment in place of one of its name."""

@@ -48,6 +48,11 @@ class SecureJob:
     largest_partner: int  # largest declared size
     figures: Mapping[ReleaseName, SampledGaussian] = field(default_factory=dict)  # that are released beside
 
+    @property
+    def partners(self) -> tuple[str, ...]:
+        """Everybody who is pinned, in the order of names."""
+        return tuple(sorted(self.desk.pins.partners))
+
 
 @dataclass(frozen=True)
 class Beside:

@@ -13,8 +13,9 @@ from silhouette_client.cli.opening import passphrase
 from silhouette_client.enrolment.checking import Outcome, examine
 from silhouette_client.offers.people import IngestedPeople, pack_for
 from silhouette_client.profiles.credential import CREDENTIAL, FOLDER_VARIABLE
+from silhouette_client.profiles.exclusions import Exclusion
 from silhouette_client.profiles.keys import KEYS_NAME, KeyFile, Passphrase, read_keyring, write_keyring
-from silhouette_client.profiles.store import STORE_NAME, Exclusion, ProfileStore
+from silhouette_client.profiles.store import STORE_NAME, ProfileStore
 from silhouette_client.profiles.vault import excluded
 from silhouette_shared.enrolment.refusals import CodedRefusalError
 from silhouette_shared.errors import UnavailableError

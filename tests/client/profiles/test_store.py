@@ -5,99 +5,20 @@ from __future__ import annotations
 import os
 import random
 import resource
-import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from tests.profiles import KEYRING, Clock, profile, same, store_at
+from tests.profiles import KEYRING, Clock, change, profile, rows, same, store_at
 
-from silhouette_client.profiles.keys import Keyring
-from silhouette_client.profiles.record import (
-    FIELDS,
-    Evidence,
-    ProfileRecord,
-    RecentEvent,
-    Recommended,
-    TagEvidence,
-    Trait,
-    decode_field,
-    encode_field,
-)
-from silhouette_client.profiles.store import ExcludedError, Exclusion, ProfileStore, Retention
+from silhouette_client.profiles.exclusions import Exclusion
+from silhouette_client.profiles.record import FIELDS
+from silhouette_client.profiles.store import ProfileStore, Retention
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
 
 ANNA, BEN, CLEO = (KEYRING.pseudonym(name) for name in ("anna", "ben", "cleo"))
-
-_texts = st.text(st.characters(codec="utf-8"), max_size=20)
-_numbers = st.floats(allow_nan=False, allow_infinity=False)
-
-
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])  # which is the machine's
-@given(
-    vector=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=8),
-    weights=st.dictionaries(_texts, _numbers, max_size=3),
-    traits=st.dictionaries(_texts, st.builds(Trait, _texts, _numbers), max_size=3),
-    tags=st.lists(_texts, max_size=3).map(tuple),
-    recommendations=st.lists(st.builds(Recommended, _texts, _texts, _numbers), max_size=3).map(tuple),
-    facts=st.dictionaries(_texts, _numbers, max_size=3),
-    evidence=st.builds(
-        Evidence,
-        st.lists(
-            st.builds(TagEvidence, _texts, _numbers, _numbers, _numbers, st.lists(_texts, max_size=2).map(tuple)),
-            max_size=2,
-        ).map(tuple),
-        st.lists(st.builds(RecentEvent, _texts, _texts, st.integers(0, 2**33), _numbers), max_size=2).map(tuple),
-    ),
-    items=st.lists(_texts, max_size=3),
-)
-def test_decoding_a_field_undoes_encoding(
-    vector: list[float],
-    weights: dict[str, float],
-    traits: dict[str, Trait],
-    tags: tuple[str, ...],
-    recommendations: tuple[Recommended, ...],
-    facts: dict[str, float],
-    evidence: Evidence,
-    items: list[str],
-) -> None:
-    record = ProfileRecord(
-        model="m",
-        vector=np.array(vector, np.float32),
-        weights=weights,
-        traits=traits,
-        tags=tags,
-        recommendations=recommendations,
-        facts=facts,
-        evidence=evidence,
-        items=tuple(items),
-    )
-    back = ProfileRecord(model="m", **{name: decode_field(name, encode_field(record, name)) for name in record.present})
-    assert same(back, record)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"vector": np.array([np.nan], np.float32)},
-        {"vector": np.zeros(2)},
-        {"vector": np.zeros((1, 2), np.float32)},
-        {"weights": {"rhythm": float("inf")}},
-        {"traits": {"age": Trait("secret-guess", float("nan"))}},
-        {"model": ""},
-        {"model": "two\nlines"},
-    ],
-)
-def test_a_profile_that_would_not_come_back_is_refused_without_its_values(values: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match=r"expected .* in a profile, got something else") as caught:
-        ProfileRecord(**{"model": "m", **values})  # type: ignore[arg-type] # that is the point
-    assert "secret-guess" not in str(caught.value)
 
 
 def test_a_record_comes_back_from_another_opening_as_it_was_written(tmp_path: Path) -> None:
@@ -157,23 +78,6 @@ def test_after_an_erasure_neither_key_nor_ciphertext_nor_person_is_in_the_files(
         assert store.verify().people == 50
         again = store.erase(ANNA)
         assert (again.fields, again.model, again.data_key) == ((), None, False)
-
-
-def test_an_erased_person_is_not_written_again_until_lifted(tmp_path: Path) -> None:
-    with store_at(tmp_path / "profiles.sqlite") as store:
-        store.put(ANNA, profile(1))
-        store.erase(ANNA)
-        with pytest.raises(ExcludedError, match="exclusion list") as caught:
-            store.put(ANNA, profile(1))
-        assert caught.value.exit_code == 3
-        assert store.put_many([(ANNA, profile(1)), (BEN, profile(2))]) == (1, 1)
-        assert store.exclusions() == {ANNA}
-        store.exclude(ANNA, Exclusion.suppressed)
-        assert store.exclusion(ANNA) is Exclusion.erased
-        assert store.include(ANNA)
-        assert not store.include(ANNA)
-        store.put(ANNA, profile(3))
-        assert same(store.get(ANNA), profile(3))
 
 
 def test_a_field_goes_when_its_time_is_over_and_the_others_stay(tmp_path: Path) -> None:
@@ -310,19 +214,6 @@ def test_a_flipped_byte_is_found_or_changes_nothing(tmp_path: Path) -> None:
     assert found + nothing == 120
 
 
-def test_a_store_of_the_first_version_gets_the_tables_it_lacks(tmp_path: Path) -> None:
-    path = tmp_path / "profiles.sqlite"
-    with store_at(path) as store:
-        store.put(ANNA, profile(1))
-    for statement in ("DROP TABLE basis", "DROP TABLE segments", "PRAGMA user_version = 1"):
-        change(path, statement)
-    with store_at(path) as store:
-        assert same(store.get(ANNA), profile(1))
-        store.put_many([(BEN, profile(2))], {BEN: b"history"})
-        assert store.current("model-1", {ANNA: b"", BEN: b"history"}) == {BEN}
-    assert rows(path, "PRAGMA user_version") == [(2,)]
-
-
 def test_a_record_is_current_for_the_source_and_the_model_that_made_it_alone(tmp_path: Path) -> None:
     path = tmp_path / "profiles.sqlite"
     sources = {ANNA: b"a" * 32, BEN: b"b" * 32}
@@ -347,31 +238,6 @@ def test_of_a_person_who_comes_twice_the_last_record_counts(tmp_path: Path) -> N
         assert store.put_many([(ANNA, profile(1)), (BEN, profile(2)), (ANNA, profile(3))]) == (2, 0)
         assert same(store.get(ANNA), profile(3))
         assert store.verify().people == 2
-
-
-def test_a_newer_store_is_refused_unchanged(tmp_path: Path) -> None:
-    path = tmp_path / "profiles.sqlite"
-    store_at(path).close()
-    change(path, "PRAGMA user_version = 3")
-    before = path.read_bytes()
-    with pytest.raises(UnavailableError, match="expected a store of version 2 or older, got 3; update Silhouette"):
-        store_at(path)
-    assert path.read_bytes() == before
-
-
-def test_the_keys_of_another_store_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "profiles.sqlite"
-    store_at(path).close()
-    with pytest.raises(IntegrityError, match="expected the store of these keys, got another"):
-        store_at(path, Keyring.generate())
-
-
-@pytest.mark.parametrize("content", [b"no database, but a long enough text" * 40, b"SQLite format 3\0" + bytes(8000)])
-def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "profiles.sqlite"
-    path.write_bytes(content)
-    with pytest.raises(IntegrityError, match="expected"):
-        store_at(path)
 
 
 def test_a_full_disk_loses_nothing_that_was_there(tmp_path: Path) -> None:
@@ -417,19 +283,3 @@ def child(script: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
-
-
-def rows(path: Path, statement: str, *arguments: object) -> list[tuple[Any, ...]]:
-    connection = sqlite3.connect(path)
-    try:
-        return connection.execute(statement, arguments).fetchall()
-    finally:
-        connection.close()
-
-
-def change(path: Path, statement: str, *arguments: object) -> None:
-    connection = sqlite3.connect(path, isolation_level=None)
-    try:
-        connection.execute(statement, arguments)
-    finally:
-        connection.close()
