@@ -16,6 +16,7 @@ from tests.shared.privacy.audit.evidences import evidence
 
 from silhouette_shared.config import read_plan, with_changes
 from silhouette_shared.privacy.audit.result import sign
+from silhouette_simulations.results import read_results
 
 ROWS = ["popularity", "transition_counts", "ease", "local_only", "federated", "pooled"]
 SHORT = PLAN.replace("rounds = 3", "rounds = 2").replace(
@@ -249,8 +250,14 @@ OWN = COUNTED.replace("partners = 3", "partners = 1").replace(
 
 
 def test_own_counts_stand_beside_and_with_what_was_released(desk: Desk) -> None:
+    kept = desk.out.parent / "results.jsonl"
     done = desk.run(desk.plan(OWN), "--mode", "local", "--epsilon", 4)
     assert done.code == 0, done.err
+    for _ in range(2):  # the same result once
+        assert desk.run("--resume", done.document["folder"], "--record", kept).code == 0
+    (result,) = read_results(kept)
+    assert (result.what, result.plan_digest) == ("rows, local, epsilon 4", done.document["digest"])
+    assert result.values["rows"] == done.document["rows"]
     rows = {row["name"]: row for row in done.document["rows"]}
     assert {name: row["private"] for name, row in rows.items()} == {
         "popularity": False,

@@ -38,6 +38,7 @@ CALCULATING = (
     "silhouette_client.profiles.tags",
     "silhouette_client.profiles.tastes",
     "silhouette_client.profiles.traits",
+    "silhouette_client.profiles.transitions",
     "silhouette_client.profiles.update",
     "silhouette_client.audit.measures",
     "silhouette_client.audit.people",

@@ -80,6 +80,10 @@ PlanArgument = Annotated[
     ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where run folders are made.")]
+RecordOption = Annotated[
+    Path | None,
+    typer.Option("--record", metavar="FILE", help="Add the rows to this file of results.", show_default=False),
+]
 DeviceOption = Annotated[DeviceChoice, typer.Option("--device", help="auto takes the GPU if there is one.")]
 WorkersOption = Annotated[
     int | None,
@@ -123,6 +127,7 @@ def run_command(
             show_default=False,
         ),
     ] = None,
+    record: RecordOption = None,
     out: OutOption = Path("runs"),
     backend: Annotated[
         BackendChoice,
@@ -197,12 +202,26 @@ def run_command(
         console.print(f"to go on: {go_on}", highlight=False, markup=False, soft_wrap=True)
         raise
     result = read_result(folder.path)
+    if record is not None:
+        from silhouette_simulations.results import add_result, result_of_run
+
+        add_result(record, result_of_run(folder.path, rows_name(plan), {"rows": result["rows"]}))
     if output is Format.json:
         emit(result)
     else:
         from silhouette_simulations.cli.tables import print_result
 
         print_result(result)
+
+
+def rows_name(plan: Plan) -> str:
+    """What the rows of a plan are called among results.
+
+    >>> from silhouette_simulations.plans import quick_plan
+    >>> rows_name(quick_plan())
+    'rows, local, epsilon 8'
+    """
+    return "rows" if plan.privacy.mode == "none" else f"rows, {plan.privacy.mode}, epsilon {plan.privacy.epsilon:g}"
 
 
 def audit_text(path: Path, plan: Plan) -> str:
