@@ -498,6 +498,8 @@ class CheckedStrategy(Strategy):
         job, counting = self._job, self._job.counting
         if counting is None or not counting.settings.item_start or _ITEMS_STARTED in self._released:
             return
+        if job.trained_before:  # what was learnt of the items is worth more than a start
+            return
         shape = PriorShape.of(counting.settings)
         prior = ItemPrior.of(self._prior, shape, len(counting.content) - 1, counting.content.shape[1])
         started = start_items(job.initial, job.layout, prior.features, counting.settings.item_start)
