@@ -281,7 +281,7 @@ def test_a_partner_has_a_bounded_number_of_connections(house: House) -> None:
     held = [house.connection("north") for _ in range(LIMITS.connections_each)]
     # Each has been counted once it was answered.
     assert [house.call("north", connection=one)[0] for one in held] == [200] * len(held)
-    with pytest.raises(OSError):  # noqa: PT011 - reset or ended, as the moment has it; let in, it would be answered
+    with pytest.raises(OSError):  # reset or ended, as the moment has it; let in, it would be answered
         house.call("north")
     assert house.call("south")[0] == 200
     for one in held:
