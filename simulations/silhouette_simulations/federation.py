@@ -43,8 +43,8 @@ def federation(
     """
     header, plan = _finished(federated)
     counted = "" if counts_traffic is None else "_with_counts"
-    own = _row(federated, f"federated{counted}")
-    _row(federated, "federated")  # whose rounds and model the bytes are those of
+    own = _row(federated, plan, f"federated{counted}")
+    _row(federated, plan, "federated")  # whose rounds and model the bytes are those of
     homes = _homes(federated)
     others = {"pooled": _like(pooled, header, plan, f"pooled{counted}", own)}
     if local is not None:
@@ -99,8 +99,8 @@ def _finished(folder: Path) -> tuple[Header, Plan]:
     return header, plan
 
 
-def _row(folder: Path, row: str) -> Ranks:
-    found = read_ranks(folder)
+def _row(folder: Path, plan: Plan, row: str) -> Ranks:
+    found = read_ranks(folder, once=plan.evaluation.split != "random")
     if row not in found:
         raise UsageError(f"{folder}: expected a run with the row {row}, got {', '.join(found) or 'none'}; name another")
     return found[row]
@@ -109,7 +109,7 @@ def _row(folder: Path, row: str) -> Ranks:
 def _like(folder: Path, header: Header, plan: Plan, row: str, own: Ranks) -> Ranks:
     """The row of another run, which has to be over the same data, target and people."""
     other, its_plan = _finished(folder)
-    ranks = _row(folder, row)
+    ranks = _row(folder, its_plan, row)
     for what, expected, got in (
         ("data set", header.dataset_digest, other.dataset_digest),
         ("evaluation", _asked(plan), _asked(its_plan)),
@@ -122,8 +122,10 @@ def _like(folder: Path, header: Header, plan: Plan, row: str, own: Ranks) -> Ran
     return ranks
 
 
-def _asked(plan: Plan) -> tuple[str, str, float]:
-    return plan.evaluation.target, plan.evaluation.split, plan.evaluation.held_out_share
+def _asked(plan: Plan) -> tuple[str, str, float, int | None]:
+    """What says which events are asked for; the split `random` draws them from the seed."""
+    asked = plan.evaluation
+    return asked.target, asked.split, asked.held_out_share, plan.seed if asked.split == "random" else None
 
 
 def _weight(plan: Plan, row: str) -> float | None:

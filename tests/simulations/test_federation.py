@@ -130,6 +130,29 @@ def test_counts_of_another_weight_and_models_whose_rounds_are_not_told_are_refus
         federation(alone, alone, None, traffic)
 
 
+def asking_several_things(run: Path, seed: int) -> Path:
+    """The run with the split `random`, in which everybody is asked for two things."""
+    table = pq.read_table(run / "ranks.parquet").to_pandas()
+    pd.concat([table, table.assign(rank=0)]).to_parquet(run / "ranks.parquet")
+    plan = with_changes(read_plan(run / "plan.toml"), {"evaluation.split": "random", "seed": seed})
+    (run / "plan.toml").write_text(write_toml(plan), encoding="utf-8")
+    return run
+
+
+def test_people_who_are_asked_for_several_things_are_compared_and_by_another_seed_refused(
+    run: Path, tmp_path: Path
+) -> None:
+    once = federation(run, run).rows
+    several = federation(asking_several_things(run, 0), run).rows
+    assert [line["people"] for line in several] == [line["people"] for line in once]
+    for line, before in zip(several, once, strict=True):
+        assert isinstance(line["federated"], float)
+        assert isinstance(before["federated"], float)
+        assert before["federated"] < line["federated"] < 1  # one of two things comes first
+    with pytest.raises(UsageError, match="expected the evaluation of the federated run, got another"):
+        federation(run, asking_several_things(finished(tmp_path / "other"), 1))
+
+
 def test_rows_over_other_kinds_of_events_are_refused(run: Path, tmp_path: Path) -> None:
     other = finished(tmp_path / "purchases")
     plan = with_changes(read_plan(other / "plan.toml"), {"data.behaviours": ["purchase"]})
