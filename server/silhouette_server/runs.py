@@ -219,7 +219,8 @@ def open_run(office: Office, folder: Path) -> Job:
     encoder = _encoder(agreement)
     layout = Layout.of(encoder)
     initial = read_vector(encoder, layout)
-    if (folder / START_FILE).exists():
+    trained_before = (folder / START_FILE).exists()
+    if trained_before:
         initial = unpack_model(_read(folder / START_FILE), layout)[: layout.size]
     desk = Desk(office.identity(), agreement.pins, folder / "secure")
     largest = max(agreement.declared_people.values())
@@ -231,6 +232,7 @@ def open_run(office: Office, folder: Path) -> Job:
         replies=plan.replies,
         partners=len(agreement.partners),
         initial=initial,
+        trained_before=trained_before,
         counting=counting_of(plan, agreement.vocabulary, budget),
         secure=secure_job(plan, agreement.vocabulary, budget, layout.size, desk, largest),
         training=None if budget is None else budget.training,

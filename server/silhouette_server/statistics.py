@@ -74,7 +74,7 @@ def make_prior(
     mean = (masses / masses.sum()) @ content
     features = torch.zeros(len(masses), settings.rank, dtype=torch.float64)
     agreement = 1.0
-    if transitions is not None:
+    if transitions is not None and len(active) > 1:  # one item alone follows nothing
         rows = torch.from_numpy(active)
         excess, expected, lift = _excess(transitions.values, masses[rows])
         if _power(excess) > transitions.noise_std**2:

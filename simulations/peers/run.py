@@ -52,6 +52,13 @@ def ranks_of(asked: pd.DataFrame, recommended: pd.DataFrame) -> torch.Tensor:
     return torch.from_numpy(found.to_numpy(dtype="int64", copy=True))
 
 
+def figures_of(asked: pd.DataFrame, recommended: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hits and gain of everybody who is asked for something, (U,) each: as for our rows, whatever the number asked."""
+    # Of one person at a time, in the order of the table: a split may ask for several items of each.
+    owner = torch.from_numpy(pd.factorize(asked["user"])[0].astype("int64"))
+    return person_figures(ranks_of(asked, recommended), owner, CUTOFF)
+
+
 def peers_python(folder: Path) -> Path:
     """The interpreter of the peers' environment, which is made if it is not there."""
     python = folder / "bin" / "python"
@@ -74,8 +81,7 @@ def measure(
     for name in models:
         command = [str(python), str(HERE / "fit.py"), str(folder), name, "--epochs", str(epochs)]
         subprocess.run([*command, "--seed", str(plan.seed)], check=True, stdout=sys.stderr)
-        ranks = ranks_of(asked, pd.read_csv(folder / f"{name}.csv", dtype={"user": str}))
-        hits, gains = person_figures(ranks, torch.arange(len(ranks)), CUTOFF)
+        hits, gains = figures_of(asked, pd.read_csv(folder / f"{name}.csv", dtype={"user": str}))
         draw = ReproducibleSource(0).child("bootstrap", name).torch_generator()
         interval = mean_interval(gains, generator=draw)
         about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))

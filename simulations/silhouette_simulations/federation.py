@@ -43,14 +43,15 @@ def federation(
     """
     header, plan = _finished(federated)
     counted = "" if counts_traffic is None else "_with_counts"
-    own = _row(federated, f"federated{counted}")
+    own = _row(federated, plan, f"federated{counted}")
+    _row(federated, plan, "federated")  # whose rounds and model the bytes are those of
     homes = _homes(federated)
     others = {"pooled": _like(pooled, header, plan, f"pooled{counted}", own)}
     if local is not None:
         others["local only"] = _like(local, header, plan, f"local_only{counted}", own)
         _refuse_other_partners(local, homes)
     gains = {"federated": own.gains()} | {name: ranks.gains() for name, ranks in others.items()}
-    model = _traffic(federated)
+    rounds, model = _traffic(federated)
     everybody = torch.arange(len(own.people))
     lines = [_line("everybody", everybody, gains, None)]
     for partner, _ in header.partners:
@@ -65,7 +66,7 @@ def federation(
         rows=tuple(lines),
         notes=(
             "NDCG@10; intervals are paired bootstraps over people, 95 %",
-            f"bytes of a partner in the whole run, {plan.training.rounds} rounds: the model down and the update up, "
+            f"bytes of a partner in the whole run, {rounds} rounds: the model down and the update up, "
             "4 bytes a parameter, without the envelopes"
             + ("; and the counts once, 8 bytes for each two items that anybody had in that order" if counted else ""),
         ),
@@ -98,8 +99,8 @@ def _finished(folder: Path) -> tuple[Header, Plan]:
     return header, plan
 
 
-def _row(folder: Path, row: str) -> Ranks:
-    found = read_ranks(folder)
+def _row(folder: Path, plan: Plan, row: str) -> Ranks:
+    found = read_ranks(folder, once=plan.evaluation.split != "random")
     if row not in found:
         raise UsageError(f"{folder}: expected a run with the row {row}, got {', '.join(found) or 'none'}; name another")
     return found[row]
@@ -108,10 +109,12 @@ def _row(folder: Path, row: str) -> Ranks:
 def _like(folder: Path, header: Header, plan: Plan, row: str, own: Ranks) -> Ranks:
     """The row of another run, which has to be over the same data, target and people."""
     other, its_plan = _finished(folder)
-    ranks = _row(folder, row)
+    ranks = _row(folder, its_plan, row)
     for what, expected, got in (
         ("data set", header.dataset_digest, other.dataset_digest),
         ("evaluation", _asked(plan), _asked(its_plan)),
+        ("events", plan.data.behaviours, its_plan.data.behaviours),
+        ("weight of the counts", _weight(plan, row), _weight(its_plan, row)),
         ("people", own.people, ranks.people),
     ):
         if expected != got:
@@ -119,8 +122,15 @@ def _like(folder: Path, header: Header, plan: Plan, row: str, own: Ranks) -> Ran
     return ranks
 
 
-def _asked(plan: Plan) -> tuple[str, str, float]:
-    return plan.evaluation.target, plan.evaluation.split, plan.evaluation.held_out_share
+def _asked(plan: Plan) -> tuple[str, str, float, int | None]:
+    """What says which events are asked for; the split `random` draws them from the seed."""
+    asked = plan.evaluation
+    return asked.target, asked.split, asked.held_out_share, plan.seed if asked.split == "random" else None
+
+
+def _weight(plan: Plan, row: str) -> float | None:
+    """Of the transition counts in a row; None in one without."""
+    return plan.evaluation.counts_weight if row.endswith("_with_counts") else None
 
 
 def _homes(folder: Path) -> dict[str, str]:
@@ -138,9 +148,9 @@ def _refuse_other_partners(folder: Path, homes: Mapping[str, str]) -> None:
         )
 
 
-def _traffic(folder: Path) -> int:
-    """Bytes that a partner receives, and as many that it sends, in all rounds."""
+def _traffic(folder: Path) -> tuple[int, int]:
+    """Rounds that were run, and the bytes that a partner receives in all of them, and as many that it sends."""
     parameters = int(json.loads((folder / "model" / "card.json").read_text(encoding="utf-8"))["parameters"])
     with (folder / "rounds.csv").open(encoding="utf-8", newline="") as file:
         rounds = [line["row"] for line in csv.DictReader(file)].count("federated")
-    return rounds * parameters * _BYTES_A_PARAMETER
+    return rounds, rounds * parameters * _BYTES_A_PARAMETER

@@ -168,6 +168,7 @@ def train_together(
         replies=plan.replies if len(partners) > 1 else type(plan.replies)(),
         partners=len(partners),
         initial=read_vector(initial, layout) if start is None else start[: layout.size],
+        trained_before=start is not None,
         counting=counting_of(plan, vocabulary, budget),
         secure=None
         if keys is None

@@ -34,8 +34,10 @@ def test_a_run_starts_from_the_promoted_model_and_its_offer_names_it(tmp_path: P
         begun = registry.submit(plan, Submission(name=second.run, start="promoted"))
     assert begun.parent is not None
     assert (begun.parent.run, begun.parent.round) == (first, 1)
-    assert open_run(house.office, second.folder).initial.equal(trained)
+    started = open_run(house.office, second.folder)
+    assert started.initial.equal(trained)
     assert not job.initial.equal(trained)
+    assert (job.trained_before, started.trained_before) == (False, True)
     assert second.read_offer(house.office).start_model == model_digest(np.asarray(trained))
     assert second.run != fresh.run
 

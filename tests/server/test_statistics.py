@@ -10,6 +10,7 @@ from torch import Tensor
 
 from silhouette_server.statistics import ReleasedSum, active_items, make_prior
 from silhouette_shared.config import Statistics
+from silhouette_shared.config.tables import EstimatorName
 from silhouette_shared.model.pairs import pair_count, pair_numbers
 
 ITEMS, ACTIVE = 60, 40
@@ -154,3 +155,13 @@ def test_the_posterior_estimator_keeps_features_of_pairs_that_a_few_people_had_b
     values[strong], values[weak] = 30.0, 0.5
     found = make_prior(POSTERIOR, CONTENT, popularity(), active(), ReleasedSum(values, 1.0)).features
     assert float(found[4] @ found[10]) > 5 * abs(float(found[5] @ found[21]))
+
+
+@pytest.mark.parametrize("estimator", ["excess", "posterior"])
+def test_a_catalogue_of_one_item_has_a_prior_without_features(estimator: EstimatorName) -> None:
+    one = ReleasedSum(torch.tensor([0.0, 7.0], dtype=torch.float64), 1.0)
+    none = ReleasedSum(torch.zeros(0, dtype=torch.float64), 1.0)
+    settings = Statistics(rank=2, estimator=estimator)
+    made = make_prior(settings, torch.tensor([[0.0], [0.5]]), one, active_items(one, 5), none)
+    assert torch.equal(made.bias, torch.zeros(2))
+    assert torch.equal(made.features, torch.zeros(2, 2))

@@ -145,6 +145,7 @@ OTHER_VALUES: dict[str, object] = {
     "privacy.delta": 1e-6,
     "evaluation.target": "validation",
     "evaluation.rows": ["ease"],
+    "training.patience": 5,
     "training.server_optimiser": "adam",
     "privacy.server_optimiser": "average",
     "training.final_learning_rate": 0.7,
@@ -236,6 +237,7 @@ REFUSALS: list[tuple[str, object, str]] = [
     ("privacy.local_steps", 0, "privacy.local_steps: expected at least 1, got 0"),
     ("privacy.local_steps", 1.0, "privacy.local_steps: input should be a valid integer, got 1.0"),
     ("privacy.noise_multiplier", 1.0, "privacy.noise_multiplier: unknown key; remove it or correct its spelling"),
+    ("training.patience", 4, "training.patience: expected 0, or at least the 5 rounds of evaluation.every_rounds"),
     ("replies.minimum", 0, "replies.minimum: expected at least 1, got 0"),
     ("replies.minimum", 6, "replies.minimum: expected at most the 5 partners, got 6"),
     ("replies.timeout_seconds", 0, "replies.timeout_seconds: expected a positive number of seconds, got 0"),
@@ -285,6 +287,23 @@ def test_a_value_that_no_plan_may_have_is_refused_by_its_name(key: str, value: o
     with pytest.raises(UsageError) as caught:
         with_changes(PLAN, {key: value})
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"statistics.rank": 65}, "statistics.rank: expected at most the model's width 64 with item_start"),
+        ({"statistics.transition_share": 0.0}, "statistics.transition_share: expected a share above 0 with item_start"),
+    ],
+)
+def test_a_start_of_the_item_table_that_cannot_be_is_refused_before_anybody_is_asked(
+    changes: dict[str, object], message: str
+) -> None:
+    fitting = {"statistics.item_start": 1.0, "statistics.rank": 64}
+    assert with_changes(PLAN, fitting).statistics.item_start == 1.0
+    assert with_changes(PLAN, changes).statistics.item_start == 0
+    with pytest.raises(UsageError, match=message):
+        with_changes(PLAN, fitting | changes)
 
 
 def test_ratios_are_checked_one_by_one() -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.simulations.run_folders import ROWS, ndcg_at_10, plan_for, write_run_folder
 
 from silhouette_shared.cli import main
-from silhouette_shared.config import Evaluation, Plan
+from silhouette_shared.config import Evaluation, Plan, SplitName
 from silhouette_shared.errors import IntegrityError, UsageError
 from silhouette_simulations.report import compare
 
@@ -137,6 +137,16 @@ def test_another_data_set_is_refused(tmp_path: Path) -> None:
     (second / "run.json").write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(UsageError, match="expected the data set digest"):
         compare([first, second], resamples=QUICK)
+
+
+def test_another_share_held_out_is_refused_where_the_split_reads_it(tmp_path: Path) -> None:
+    def held_out(split: SplitName, share: float) -> Path:
+        plan = plan_for(evaluation=Evaluation(split=split, held_out_share=share))
+        return write_run_folder(tmp_path / f"{split}-{share}", plan=plan)
+
+    compare([held_out("last", 0.1), held_out("last", 0.2)], resamples=QUICK)
+    with pytest.raises(UsageError, match=r"expected the share held out 0\.1 of .* got 0\.2"):
+        compare([held_out("random", 0.1), held_out("random", 0.2)], resamples=QUICK)
 
 
 def test_another_target_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.simulations.run_folders import ndcg_at_10, plan_for, write_run_folder
 
 from silhouette_shared.cli import main
-from silhouette_shared.config import Partition
+from silhouette_shared.config import Partition, read_plan, with_changes, write_toml
 from silhouette_shared.errors import UsageError
 from silhouette_shared.model.evaluation import Interval
 from silhouette_simulations.federation import federation
@@ -104,6 +104,68 @@ def test_runs_that_do_not_belong_together_are_refused(run: Path, tmp_path: Path)
     table[table["row"] != "federated"].to_parquet(elsewhere / "ranks.parquet")
     with pytest.raises(UsageError, match="expected a run with the row federated"):
         federation(elsewhere, run)
+
+
+def with_counts(run: Path, *, weight: float = 1.0, alone: bool = False) -> Path:
+    """The run with rows that have counts, and if `alone` no others."""
+    table = pq.read_table(run / "ranks.parquet").to_pandas()
+    table = table[table["row"].isin(("federated", "pooled"))]
+    counted = table.assign(row=table["row"] + "_with_counts")
+    (counted if alone else pd.concat([table, counted])).to_parquet(run / "ranks.parquet")
+    plan = with_changes(read_plan(run / "plan.toml"), {"evaluation.counts_weight": weight})
+    (run / "plan.toml").write_text(write_toml(plan), encoding="utf-8")
+    return run
+
+
+def test_counts_of_another_weight_and_models_whose_rounds_are_not_told_are_refused(run: Path, tmp_path: Path) -> None:
+    traffic = {f"partner-{number}": (0, 0) for number in range(5)}
+    with_counts(run)
+    assert len(federation(run, run, None, traffic).rows) == 6
+    heavier = with_counts(finished(tmp_path / "heavier"), weight=2.0)
+    with pytest.raises(UsageError, match="expected the weight of the counts of the federated run, got another"):
+        federation(run, heavier, None, traffic)
+    assert len(federation(run, heavier).rows) == 6  # the models alone have no weight
+    alone = with_counts(finished(tmp_path / "alone"), alone=True)
+    with pytest.raises(UsageError, match="expected a run with the row federated, got"):
+        federation(alone, alone, None, traffic)
+
+
+def asking_several_things(run: Path, seed: int) -> Path:
+    """The run with the split `random`, in which everybody is asked for two things."""
+    table = pq.read_table(run / "ranks.parquet").to_pandas()
+    pd.concat([table, table.assign(rank=0)]).to_parquet(run / "ranks.parquet")
+    plan = with_changes(read_plan(run / "plan.toml"), {"evaluation.split": "random", "seed": seed})
+    (run / "plan.toml").write_text(write_toml(plan), encoding="utf-8")
+    return run
+
+
+def test_people_who_are_asked_for_several_things_are_compared_and_by_another_seed_refused(
+    run: Path, tmp_path: Path
+) -> None:
+    once = federation(run, run).rows
+    several = federation(asking_several_things(run, 0), run).rows
+    assert [line["people"] for line in several] == [line["people"] for line in once]
+    for line, before in zip(several, once, strict=True):
+        assert isinstance(line["federated"], float)
+        assert isinstance(before["federated"], float)
+        assert before["federated"] < line["federated"] < 1  # one of two things comes first
+    with pytest.raises(UsageError, match="expected the evaluation of the federated run, got another"):
+        federation(run, asking_several_things(finished(tmp_path / "other"), 1))
+
+
+def test_rows_over_other_kinds_of_events_are_refused(run: Path, tmp_path: Path) -> None:
+    other = finished(tmp_path / "purchases")
+    plan = with_changes(read_plan(other / "plan.toml"), {"data.behaviours": ["purchase"]})
+    (other / "plan.toml").write_text(write_toml(plan), encoding="utf-8")
+    with pytest.raises(UsageError, match="expected the events of the federated run, got another"):
+        federation(run, other)
+
+
+def test_the_rounds_that_are_told_are_those_that_were_run(run: Path) -> None:
+    rounds = (run / "rounds.csv").read_text().count("\nfederated,")
+    longer = with_changes(read_plan(run / "plan.toml"), {"training.rounds": rounds + 30})
+    (run / "plan.toml").write_text(write_toml(longer), encoding="utf-8")
+    assert f"whole run, {rounds} rounds" in federation(run, run).notes[1]
 
 
 def test_the_command_prints_and_records_the_table(

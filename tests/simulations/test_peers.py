@@ -44,6 +44,14 @@ def test_an_item_that_was_not_recommended_has_the_rank_behind_the_last(peers: Mo
     assert torch.equal(peers.ranks_of(asked, recommended), torch.tensor([1, 10, 0]))
 
 
+def test_people_who_are_asked_for_several_items_count_once_each_as_in_our_rows(peers: ModuleType) -> None:
+    asked = pd.DataFrame({"user": ["b", "b", "b", "a"], "item": [1, 2, 3, 9]})
+    recommended = pd.DataFrame({"user": ["a", "b"], "item": [9, 7], "rank": [0, 0]})
+    hits, gains = peers.figures_of(asked, recommended)
+    assert hits.tolist() == [0.0, 1.0]
+    assert gains.tolist() == [0.0, 1.0]
+
+
 def test_the_peers_environment_wants_what_ours_cannot_have() -> None:
     lines = (SCRIPT.parent / "requirements.txt").read_text(encoding="utf-8").splitlines()
     wanted = [line for line in lines if line and not line.startswith("#")]

@@ -10,7 +10,7 @@ import torch
 from tests.people import plan
 from tests.simulations.test_probes import world
 
-from silhouette_shared.config import Training, with_changes
+from silhouette_shared.config import Evaluation, Training, with_changes
 from silhouette_shared.errors import IntegrityError, UsageError
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.model.vector import Layout, read_vector
@@ -19,7 +19,7 @@ from silhouette_simulations.stopping import EarlyStopping, spare_last
 from silhouette_simulations.world import PartnerData
 
 CPU = torch.device("cpu")
-PLAN = replace(plan(), training=Training(rounds=9, patience=3))
+PLAN = replace(plan(), training=Training(rounds=9, patience=3), evaluation=Evaluation(every_rounds=1))
 
 
 def test_the_last_known_event_of_everybody_with_three_is_spared_and_asked_for() -> None:
@@ -82,13 +82,13 @@ def test_the_best_model_is_kept_and_patience_ends_the_training_after_it(tmp_path
 
 def test_rounds_between_two_rankings_are_not_looked_at_but_the_last_one_is(tmp_path: Path) -> None:
     first, second = models()
-    stopping = watcher(tmp_path, every_rounds=4)
-    for number in (1, 2, 3):
+    stopping = watcher(tmp_path, every_rounds=3)
+    for number in (1, 2):
         stopping.after(number, first)
     assert stopping.parameters is None
     assert not stopping.enough(8)
     stopping.after(9, second)
-    last = watcher(tmp_path, every_rounds=4).parameters
+    last = watcher(tmp_path, every_rounds=3).parameters
     assert last is not None
     assert torch.equal(last, second)
 

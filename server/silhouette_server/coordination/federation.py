@@ -304,6 +304,8 @@ class CheckedStrategy(Strategy):
         job, counting = self._job, self._job.counting
         if counting is None or not counting.settings.item_start or self._released.items_started:
             return
+        if job.trained_before:  # what was learnt of the items is worth more than a start
+            return
         shape = PriorShape.of(counting.settings)
         prior = ItemPrior.of(self._released.prior, shape, len(counting.content) - 1, counting.content.shape[1])
         started = start_items(job.initial, job.layout, prior.features, counting.settings.item_start)

@@ -73,6 +73,7 @@ class Job:
     replies: Replies
     partners: int  # that are expected to take part
     initial: Tensor  # (D,)
+    trained_before: bool = False  # `initial` is a trained model, whose item table `statistics.item_start` leaves alone
     counting: Counting | None = None  # None: no statistics
     secure: SecureJob | None = None  # None: the coordinator sees every partner's answer
     training: SampledGaussian | None = None  # whose noise is in the answers; None: no noise

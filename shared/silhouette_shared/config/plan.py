@@ -80,6 +80,8 @@ class Plan:
             f"{self.partition.partners} partners",
         )
         self._check_distributed()
+        self._check_item_start()
+        self._check_patience()
         analytics = sum(self.analytics.shares.values())
         require(
             analytics == 0 or self.privacy.mode == "none" or self.aggregation.protocol == "sa-1",
@@ -129,6 +131,33 @@ class Plan:
             "privacy.rounds",
             f"at most {_MOST_DISTRIBUTED_ROUNDS} rounds with the mode distributed",
             privacy.rounds,
+        )
+
+    def _check_item_start(self) -> None:
+        """Before anybody is asked: once it shows in the run, the statistics are charged for."""
+        counted = self.statistics
+        if not counted.item_start:
+            return
+        require(
+            counted.transition_share > 0,
+            "statistics.transition_share",
+            "a share above 0 with item_start, which begins the item table with what transitions tell",
+            counted.transition_share,
+        )
+        require(
+            counted.rank <= self.model.width,
+            "statistics.rank",
+            f"at most the model's width {self.model.width} with item_start, whose features go into the item table",
+            counted.rank,
+        )
+
+    def _check_patience(self) -> None:
+        patience, between = self.training.patience, self.evaluation.every_rounds
+        require(
+            patience == 0 or patience >= between,
+            "training.patience",
+            f"0, or at least the {between} rounds of evaluation.every_rounds: fewer end before a second ranking",
+            patience,
         )
 
     @property

@@ -241,8 +241,8 @@ class Training(Schedule):
     """Training without privacy, and the objective of both trainings.
 
     Between receiving the model and answering, a partner goes `local_epochs` times through its people in shuffled
-    batches. With `patience` a simulation keeps the last known event of everybody from training as well, ranks it after
-    every round, and gives the model of the best round.
+    batches. With `patience` a simulation keeps the last known event of everybody from training as well, ranks it every
+    `evaluation.every_rounds` rounds and after the last, and gives the model of the best ranking.
     """
 
     rounds: int = 20

@@ -255,6 +255,7 @@ def _refuse_other_data(first: _Loaded, other: _Loaded) -> None:
         ("number of events", first.header.events, other.header.events),
         ("target", first.plan.evaluation.target, other.plan.evaluation.target),
         ("split", first.plan.evaluation.split, other.plan.evaluation.split),
+        ("share held out", _share(first.plan), _share(other.plan)),
     )
     for what, expected, got in facts:
         if expected != got:
@@ -262,6 +263,11 @@ def _refuse_other_data(first: _Loaded, other: _Loaded) -> None:
                 f"{other.folder}: expected the {what} {expected} of {first.folder}, got {got}; "
                 "compare runs over the same data and target"
             )
+
+
+def _share(plan: Plan) -> float | None:
+    """Of the events that are asked for; None where the split does not read it."""
+    return plan.evaluation.held_out_share if plan.evaluation.split in ("random", "time") else None
 
 
 def _group(runs: Iterable[_Loaded]) -> list[list[_Loaded]]:

@@ -21,3 +21,8 @@ def test_a_file_that_is_missing_or_no_text_is_a_usage_error(tmp_path: Path, cont
         (tmp_path / "ids").write_bytes(content)
     with pytest.raises(UsageError, match="ids: expected item ids in UTF-8, one a line; check the path"):
         lines_of(tmp_path / "ids", "item ids")
+
+
+def test_the_mark_that_spreadsheets_begin_a_file_with_is_no_part_of_the_first_identifier(tmp_path: Path) -> None:
+    (tmp_path / "ids").write_bytes("\ufeffa\nb\n".encode())
+    assert lines_of(tmp_path / "ids", "ids") == ["a", "b"]

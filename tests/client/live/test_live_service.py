@@ -140,7 +140,10 @@ def test_an_event_is_in_the_answers_and_counted_as_a_response_and_goes_with_the_
         answer = client.push([wanted])
         assert (answer.accepted, answer.profiles) == (1, 1)
         assert first not in {one.item for one in client.recommend(person, 20).items}
-        (found,) = responses(node.home, capsys)
+        until = time.monotonic() + 60
+        while not (shown := responses(node.home, capsys)) or not shown[0]["responded"]:
+            assert time.monotonic() < until, shown
+        (found,) = shown
         assert (found["people"], found["taken"], found["responded"]) == (1, 1, 1)
         assert found["rate"] == pytest.approx(1 / found["offered"])
         assert found["coverage"] == pytest.approx(found["items"] / 20)

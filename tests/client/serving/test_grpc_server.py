@@ -270,21 +270,27 @@ def test_ten_thousand_open_streams_hold_up_nobody(house: House) -> None:
 
 
 def test_a_deadline_ends_a_long_request_and_the_service_lives(tmp_path: Path) -> None:
+    gate, gone_on = threading.Event(), threading.Event()
+
     class Slow(Service):
         def push(self, events: Any, who: str) -> Any:
-            time.sleep(3)
+            gate.wait(60)
+            gone_on.set()
             return PushOutcome(0, 0, 0, 0, 0, 0)
 
     access = Access({"local": Grant(roles=frozenset({Role.write, Role.tags}))})
     with (
         Vault.open(tmp_path, make=KeyFile()) as vault,
         serving(Slow(vault), vault, log=tmp_path / LOG_NAME, access=access, socket=tmp_path / "s"),
-        ProfileClient.on_socket(tmp_path / "s", 1) as client,
+        ProfileClient.on_socket(tmp_path / "s", 1) as hasty,
+        ProfileClient.on_socket(tmp_path / "s", 30) as client,
     ):
         with pytest.raises(UnavailableError, match="DEADLINE_EXCEEDED"):
-            client.push([pb.Event(user="anna")])
-        with pytest.raises(NoProfileError):  # an answer, while the other still sleeps
+            hasty.push([pb.Event(user="anna")])
+        with pytest.raises(NoProfileError):  # an answer, while the other still waits
             client.profile("anna")
+        assert not gone_on.is_set()
+        gate.set()
 
 
 def test_more_long_requests_than_fit_are_refused(tmp_path: Path) -> None:

@@ -219,6 +219,16 @@ def test_the_item_table_begins_with_the_features_once_also_after_a_kill(
     assert not torch.equal(asked[: table.size], drawn)
 
 
+@pytest.mark.parametrize("trained_before", [False, True])
+def test_the_item_table_of_a_trained_model_is_not_begun_anew(trained_before: bool) -> None:
+    table = Layout(names=("item.weight",), shapes=((len(CONTENT), 3),))
+    begun = torch.randn(table.size, generator=torch.Generator().manual_seed(1))
+    starting = replace(COUNTING, settings=replace(SETTINGS, item_start=2.0))
+    made = replace(job(made=starting, rounds=0), layout=table, initial=begun, trained_before=trained_before)
+    strategy, _ = run(made, FakeGrid({100 + n: counting(name, layout=table) for n, name in enumerate(PEOPLE)}))
+    assert torch.equal(strategy.parameters[: table.size], begun) is trained_before
+
+
 def test_a_checkpoint_with_another_prior_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     run(job(checkpoint=path))
