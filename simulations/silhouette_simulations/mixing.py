@@ -11,13 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from silhouette_client.profiles.build import seen_items
 from silhouette_shared.errors import UsageError
 from silhouette_shared.model.encoder import ProfileEncoder, at_last
-from silhouette_shared.model.evaluation import mean_interval, paired_bootstrap, person_figures, top_items
+from silhouette_shared.model.evaluation import mean_interval, paired_bootstrap, person_figures
 from silhouette_shared.randomness import ReproducibleSource
 from silhouette_simulations.baselines import TransitionCounts
-from silhouette_simulations.rows import CUTOFF, Ranking, ranks_of_targets, sequences
+from silhouette_simulations.rows import CUTOFF, Ranking, rank_by, sequences
 from silhouette_simulations.studies.bench import StudyTable
 from silhouette_simulations.world import PartnerData
 
@@ -25,7 +24,6 @@ WEIGHTS = (0.5, 1.0, 1.5, 2.0)
 COLUMNS = ("weight of the counts", "people", "HR@10", "NDCG@10", "interval", "above the model alone")
 _UNCOUNTED = 0.01  # chance of everything that no transition leads to, evenly divided
 _BYTES_A_COUNT = 8
-_PEOPLE_AT_ONCE = 256
 
 
 def with_counts(scores: Tensor, counted: Tensor, weight: float) -> Tensor:
@@ -72,15 +70,14 @@ def rank_with_counts(
     """
     encoder.eval()
     known, histories = partner.known.to(device), sequences(partner)
-    ranks, top = [], []
-    for people in torch.arange(len(partner)).split(_PEOPLE_AT_ONCE):
-        batch = known.batch(people.to(device), encoder.history_length)
+
+    def both(people: Tensor) -> Tensor:
+        batch = known.batch(people, encoder.history_length)
         scores = encoder.item_scores(at_last(encoder(batch).state, batch.lengths))
         counted = torch.from_numpy(counts.scores([histories[row] for row in people.tolist()])).to(scores)
-        together = with_counts(scores, counted, weight)
-        ranks.append(ranks_of_targets(together, partner, known, people.to(device)).cpu())
-        top.append(top_items(together, seen_items(known, people.to(device)), CUTOFF).cpu())
-    return Ranking(ranks=torch.cat(ranks), top=torch.cat(top))
+        return with_counts(scores, counted, weight)
+
+    return rank_by(partner, both, device)
 
 
 def mix(

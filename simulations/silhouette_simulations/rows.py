@@ -1,6 +1,6 @@
 """The rows of the comparison: for every person, how high a method ranked the event that came next."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -30,6 +30,7 @@ from silhouette_simulations.world import PartnerData, World
 
 CUTOFF = 10
 _PEOPLE_AT_ONCE = 256
+_CPU = torch.device("cpu")
 
 LABELS: dict[RowName, str] = {
     "popularity": "Popularity",
@@ -149,11 +150,11 @@ def rank_baseline(row: RowName, world: World) -> dict[str, Ranking]:
 
     `own_counts` is fitted at each partner on its own people, smoothed as profiles have it.
     """
+    items = len(world.catalogue.items)
     if row == "own_counts":
-        return {partner.name: _rank_own(partner, len(world.catalogue.items)) for partner in world.partners}
+        return {partner.name: _rank_own(partner, items) for partner in world.partners}
     histories = {partner.name: sequences(partner) for partner in world.partners}
     everybody = [sequence for part in histories.values() for sequence in part]
-    items = len(world.catalogue.items)
     scorer: Scorer
     if row == "popularity":
         scorer = Popularity.fit(everybody, items)
@@ -163,24 +164,31 @@ def rank_baseline(row: RowName, world: World) -> dict[str, Ranking]:
         scorer = Ease.fit(everybody, items)
     else:
         raise ValueError(f"expected a counting method, got {row}")
-    return {partner.name: _rank_scorer(scorer, partner, histories[partner.name]) for partner in world.partners}
 
+    def rank(partner: PartnerData, own: Sequence[np.ndarray]) -> Ranking:
+        return rank_by(partner, lambda people: torch.from_numpy(scorer.scores([own[row] for row in people.tolist()])))
 
-def _rank_scorer(scorer: Scorer, partner: PartnerData, histories: Sequence[np.ndarray]) -> Ranking:
-    ranks, top = [], []
-    for people in torch.arange(len(partner)).split(_PEOPLE_AT_ONCE):
-        scores = torch.from_numpy(scorer.scores([histories[i] for i in people.tolist()]))
-        ranks.append(ranks_of_targets(scores, partner, partner.known, people))
-        top.append(top_items(scores, seen_items(partner.known, people), CUTOFF))
-    return Ranking(ranks=torch.cat(ranks), top=torch.cat(top))
+    return {partner.name: rank(partner, histories[partner.name]) for partner in world.partners}
 
 
 def _rank_own(partner: PartnerData, items: int) -> Ranking:
-    own, ranks, top = OwnTransitions.count(partner.known, items), [], []
-    for people in torch.arange(len(partner)).split(_PEOPLE_AT_ONCE):
-        scores = own.log_chances(partner.known.of_people(people))
-        ranks.append(ranks_of_targets(scores, partner, partner.known, people))
-        top.append(top_items(scores, seen_items(partner.known, people), CUTOFF))
+    own = OwnTransitions.count(partner.known, items)
+    return rank_by(partner, lambda people: own.log_chances(partner.known.of_people(people)))
+
+
+def rank_by(partner: PartnerData, scores_of: Callable[[Tensor], Tensor], device: torch.device = _CPU) -> Ranking:
+    """Rank the next event of a partner's people by scores of all items, a few hundred people at a time.
+
+    Args:
+        partner: The people who are asked.
+        scores_of: From row numbers (B,) to scores (B, V + 1), on the device.
+        device: Where to rank.
+    """
+    known, ranks, top = partner.known.to(device), [], []
+    for people in torch.arange(len(partner), device=device).split(_PEOPLE_AT_ONCE):
+        scores = scores_of(people)
+        ranks.append(ranks_of_targets(scores, partner, known, people).cpu())
+        top.append(top_items(scores, seen_items(known, people), CUTOFF).cpu())
     return Ranking(ranks=torch.cat(ranks), top=torch.cat(top))
 
 
