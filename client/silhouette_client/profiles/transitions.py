@@ -81,10 +81,15 @@ class OwnTransitions:
         ages = np.concatenate([np.arange(len(one))[::-1] for one in recent]) if recent else read
         weights = (_DECAY**ages).astype(np.float32)
         query = sparse.coo_array((weights, (owner, items[read])), shape=(len(recent), size)).tocsr()
-        whole = np.bincount(owner, weights, len(recent))[:, None].clip(min=1e-9)
-        known = (query @ self._matrix).toarray() / whole
-        even = (1.0 - known.sum(1, keepdims=True)) / (size - 1)
-        return torch.from_numpy(np.log(known + even)).float().to(histories.items.device)
+        whole = np.bincount(owner, weights, len(recent)).clip(min=1e-9)
+        known = (query @ self._matrix).tocoo()
+        row, column = (torch.from_numpy(part.astype(np.int64)) for part in known.coords)
+        chances = known.data / whole[known.coords[0]]
+        even = (1.0 - np.bincount(known.coords[0], chances, len(recent))) / (size - 1)
+        # Of a large catalogue few items have a count, so only their logarithms are taken.
+        found = torch.from_numpy(np.log(even)).float()[:, None].repeat(1, size)
+        found[row, column] = torch.from_numpy(np.log(chances + even[known.coords[0]])).float()
+        return found.to(histories.items.device)
 
     @cached_property
     def _matrix(self) -> sparse.csr_array:
