@@ -14,6 +14,7 @@ from torch import Tensor
 from silhouette_shared.errors import UsageError
 from silhouette_shared.model.encoder import ProfileEncoder, at_last
 from silhouette_shared.model.evaluation import mean_interval, paired_bootstrap, person_figures
+from silhouette_shared.model.histories import Histories
 from silhouette_shared.randomness import ReproducibleSource
 from silhouette_simulations.baselines import TransitionCounts
 from silhouette_simulations.rows import CUTOFF, Ranking, rank_by, sequences
@@ -69,9 +70,9 @@ def rank_with_counts(
         device: Of the encoder.
     """
     encoder.eval()
-    known, histories = partner.known.to(device), sequences(partner)
+    histories = sequences(partner)
 
-    def both(people: Tensor) -> Tensor:
+    def both(known: Histories, people: Tensor) -> Tensor:
         batch = known.batch(people, encoder.history_length)
         scores = encoder.item_scores(at_last(encoder(batch).state, batch.lengths))
         counted = torch.from_numpy(counts.scores([histories[row] for row in people.tolist()])).to(scores)

@@ -166,27 +166,31 @@ def rank_baseline(row: RowName, world: World) -> dict[str, Ranking]:
         raise ValueError(f"expected a counting method, got {row}")
 
     def rank(partner: PartnerData, own: Sequence[np.ndarray]) -> Ranking:
-        return rank_by(partner, lambda people: torch.from_numpy(scorer.scores([own[row] for row in people.tolist()])))
+        return rank_by(
+            partner, lambda _, people: torch.from_numpy(scorer.scores([own[row] for row in people.tolist()]))
+        )
 
     return {partner.name: rank(partner, histories[partner.name]) for partner in world.partners}
 
 
 def _rank_own(partner: PartnerData, items: int) -> Ranking:
     own = OwnTransitions.count(partner.known, items)
-    return rank_by(partner, lambda people: own.log_chances(partner.known.of_people(people)))
+    return rank_by(partner, lambda known, people: own.log_chances(known.of_people(people)))
 
 
-def rank_by(partner: PartnerData, scores_of: Callable[[Tensor], Tensor], device: torch.device = _CPU) -> Ranking:
+def rank_by(
+    partner: PartnerData, scores_of: Callable[[Histories, Tensor], Tensor], device: torch.device = _CPU
+) -> Ranking:
     """Rank the next event of a partner's people by scores of all items, a few hundred people at a time.
 
     Args:
         partner: The people who are asked.
-        scores_of: From row numbers (B,) to scores (B, V + 1), on the device.
+        scores_of: From everybody's histories and row numbers (B,) to scores (B, V + 1), all on the device.
         device: Where to rank.
     """
     known, ranks, top = partner.known.to(device), [], []
     for people in torch.arange(len(partner), device=device).split(_PEOPLE_AT_ONCE):
-        scores = scores_of(people)
+        scores = scores_of(known, people)
         ranks.append(ranks_of_targets(scores, partner, known, people).cpu())
         top.append(top_items(scores, seen_items(known, people), CUTOFF).cpu())
     return Ranking(ranks=torch.cat(ranks), top=torch.cat(top))

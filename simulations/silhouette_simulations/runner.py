@@ -25,6 +25,7 @@ from silhouette_server.coordination.checkpoints import Checkpoint, read_checkpoi
 from silhouette_server.coordination.federation import RoundRecord
 from silhouette_shared.config import Plan, RowName, with_changes
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
+from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.vector import Layout
 from silhouette_shared.privacy.budget import Budget, budget_of
 from silhouette_simulations.datasets import Dataset
@@ -312,16 +313,16 @@ class _Simulation:
 
         return on_round
 
+    def _encoders(self, models: dict[str, Trained]) -> Iterator[tuple[PartnerData, ProfileEncoder]]:
+        """Each partner with the model that it has."""
+        for partner in self.world.partners:
+            parameters = models[partner.name].parameters
+            yield partner, load_encoder(self.plan, self.world.vocabulary, parameters, self.machine.device)
+
     def _ranked(self, models: dict[str, Trained], parameters: Tensor | None) -> RowResult:
         rankings: dict[str, Ranking] = {}
         attributes: dict[str, tuple[Tensor, ...]] = {}
-        for partner in self.world.partners:
-            encoder = load_encoder(
-                self.plan,
-                self.world.vocabulary,
-                models[partner.name].parameters,
-                self.machine.device,
-            )
+        for partner, encoder in self._encoders(models):
             answer: ModelRanking = rank_model(encoder, partner, self.machine.device)
             rankings[partner.name] = answer.ranking
             attributes[partner.name] = answer.attributes
@@ -329,15 +330,11 @@ class _Simulation:
 
     def _ranked_with_counts(self, row: RowName, models: dict[str, Trained]) -> RowResult:
         """A row's models with transition counts: of each partner's own people where it is alone, else of all."""
-        items = len(self.world.catalogue.items)
+        items, weight = len(self.world.catalogue.items), self.plan.evaluation.counts_weight
         everybody = None if row == "local_only_with_counts" else counts_of(self.world.partners, items)
         rankings: dict[str, Ranking] = {}
-        for partner in self.world.partners:
-            encoder = load_encoder(
-                self.plan, self.world.vocabulary, models[partner.name].parameters, self.machine.device
-            )
+        for partner, encoder in self._encoders(models):
             counts = everybody or counts_of([partner], items)
-            weight = self.plan.evaluation.counts_weight
             rankings[partner.name] = rank_with_counts(encoder, partner, counts, weight, self.machine.device)
         return RowResult(rankings, {}, None)
 
@@ -345,8 +342,7 @@ class _Simulation:
         """A row's models, each with what its partner counted of its own people."""
         device = self.machine.device
         rankings: dict[str, Ranking] = {}
-        for partner in self.world.partners:
-            encoder = load_encoder(self.plan, self.world.vocabulary, models[partner.name].parameters, device)
+        for partner, encoder in self._encoders(models):
             own = learn_transitions(encoder, partner.known.to(device), private=private)
             believed = (1.0, 0.0) if own is None else (own.scale, own.weight)
             self.progress.say(f"{partner.name}: model {believed[0]:.2g}, own counts {believed[1]:.2g}")

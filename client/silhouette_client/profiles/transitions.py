@@ -9,7 +9,6 @@ towards an even distribution (Dirichlet smoothing: Zhai and Lafferty 2004, secti
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -74,18 +73,18 @@ class OwnTransitions:
     def log_chances(self, histories: Histories) -> Tensor:
         """Of all items to come next for everybody, (U, V + 1) on the histories' device; column 0 has no meaning."""
         size = len(self.offsets) - 1
-        items = histories.items.cpu().numpy()
-        recent = [np.arange(max(start, end - _MEMORY), end) for start, end in pairwise(histories.offsets.tolist())]
-        owner = np.repeat(np.arange(len(recent)), [len(one) for one in recent])
-        read = np.concatenate(recent) if recent else np.zeros(0, np.int64)
-        ages = np.concatenate([np.arange(len(one))[::-1] for one in recent]) if recent else read
+        items, offsets = histories.items.cpu().numpy(), histories.offsets.cpu().numpy()
+        people, recent = len(histories), np.minimum(np.diff(offsets), _MEMORY)
+        owner = np.repeat(np.arange(people), recent)
+        ages = np.repeat(recent.cumsum(), recent) - 1 - np.arange(len(owner))
         weights = (_DECAY**ages).astype(np.float32)
-        query = sparse.coo_array((weights, (owner, items[read])), shape=(len(recent), size)).tocsr()
-        whole = np.bincount(owner, weights, len(recent)).clip(min=1e-9)
+        read = items[offsets[1:][owner] - 1 - ages]
+        query = sparse.coo_array((weights, (owner, read)), shape=(people, size)).tocsr()
+        whole = np.bincount(owner, weights, people).clip(min=1e-9)
         known = (query @ self._matrix).tocoo()
         row, column = (torch.from_numpy(part.astype(np.int64)) for part in known.coords)
         chances = known.data / whole[known.coords[0]]
-        even = (1.0 - np.bincount(known.coords[0], chances, len(recent))) / (size - 1)
+        even = (1.0 - np.bincount(known.coords[0], chances, people)) / (size - 1)
         # Of a large catalogue few items have a count, so only their logarithms are taken.
         found = torch.from_numpy(np.log(even)).float()[:, None].repeat(1, size)
         found[row, column] = torch.from_numpy(np.log(chances + even[known.coords[0]])).float()
@@ -158,13 +157,15 @@ def _alternatives(
     encoder.eval()
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for people in torch.arange(min(len(sought), _MOST_ASKED), device=device).split(PEOPLE_AT_ONCE):
-        people = people[~(seen_items(histories, people) == sought[people, None]).any(1)]
-        if not len(people):
+        seen = seen_items(histories, people)
+        new = ~(seen == sought[people, None]).any(1)
+        if not new.any():
             continue
+        people, seen = people[new], seen[new]
         part, asked = histories.of_people(people), sought[people, None]
         batch = part.batch(torch.arange(len(part), device=device), encoder.history_length)
         scores = encoder.item_scores(at_last(encoder(batch).state, batch.lengths)).log_softmax(1)
-        had = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, seen_items(histories, people), True)
+        had = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, seen, True)
         columns = torch.cat([asked, others.expand(len(part), -1)], 1)
         barred = had.gather(1, columns) | (columns == asked)
         barred[:, 0] = False
