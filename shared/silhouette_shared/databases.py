@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,9 @@ from silhouette_shared.files import flush_folder
 
 _LOCK_SECONDS = 30.0
 """How long one process waits for another that writes."""
+
+_PAUSE_SECONDS = 0.02
+"""Between two tries where SQLite does not wait by itself."""
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 _INCONSISTENT = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
@@ -148,15 +152,59 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         raise
 
 
+def use_log(connection: sqlite3.Connection, place: str) -> None:
+    """Write into a write-ahead log from now on, as every connection of a database that has one does.
+
+    Raises:
+        sqlite3.OperationalError: If another process holds the database for too long.
+        UnavailableError: If the disk cannot have such a log.
+    """
+    until = _until(connection)
+    while (mode := _log_mode(connection, until)) is None:
+        time.sleep(_PAUSE_SECONDS)
+    if mode != "wal":
+        raise UnavailableError(f"{place}: expected a write-ahead log, got {mode}; put it on a local disk")
+
+
+def scrub(connection: sqlite3.Connection, place: str) -> None:
+    """Leave no trace of what was removed, in the database or in its write-ahead log.
+
+    Raises:
+        UnavailableError: If a reader keeps the log for too long.
+    """
+    empty_log(connection, place)
+    connection.execute("VACUUM")
+    empty_log(connection, place)
+
+
 def empty_log(connection: sqlite3.Connection, place: str) -> None:
     """Bring a write-ahead log into its database and cut it to nothing, so that what was removed is in neither.
 
     Raises:
-        UnavailableError: If a reader keeps it.
+        UnavailableError: If a reader keeps it for too long.
     """
-    busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    if busy:
-        raise UnavailableError(
-            f"{place}: removed, but a reader keeps the write-ahead log from being emptied; stop it and run the same "
-            "command again"
-        )
+    until = _until(connection)
+    while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:  # busy
+        if time.monotonic() > until:
+            raise UnavailableError(
+                f"{place}: removed, but a reader keeps the write-ahead log from being emptied; stop it and run the "
+                "same command again"
+            )
+        time.sleep(_PAUSE_SECONDS)  # SQLite waits for readers, not for another connection that does the same
+
+
+def _log_mode(connection: sqlite3.Connection, until: float) -> str | None:
+    """What a database writes into once it was asked for a write-ahead log; None if it cannot tell yet."""
+    try:
+        mode: str = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    except sqlite3.OperationalError as error:  # at once, where another process makes the same file
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY and time.monotonic() < until:
+            return None
+        raise
+    return mode
+
+
+def _until(connection: sqlite3.Connection) -> float:
+    """When this connection has waited long enough, by the monotonic clock."""
+    milliseconds: int = connection.execute("PRAGMA busy_timeout").fetchone()[0]
+    return time.monotonic() + milliseconds / 1000

@@ -258,7 +258,7 @@ parts = [Path(folder, name).read_bytes() for name in ("authority.pem", "shop.pem
 with ProfileClient.over_tls(
     address, authority=parts[0], certificate=parts[1], key=parts[2], timeout_seconds=60
 ) as client:
-    event = pb.Event(user=user, item=item, behaviour="purchase", timestamp=1_700_000_000, id="order-1")
+    event = pb.Event(user=user, item=item, behaviour="purchase", timestamp=1_700_000_000, id=f"order of {user}")
     before = client.push([event])
     found = client.profile(user)
     answers = [found.vector, client.recommend(user).items, client.explain(user).parts]
@@ -314,7 +314,8 @@ def test_nothing_planted_is_in_a_file_or_packet_of_a_node_that_builds_serves_and
     with serving(stage, "north", tmp_path / "tls") as (process, asking):
         looked(process.pid)
         assert any(data_key in one for _, one in contents([home], [])), "the search finds what is there"
-        answered = subprocess.run([*asking, person, unknown], capture_output=True, text=True, timeout=120, check=True)
+        answered = subprocess.run([*asking, person, unknown], capture_output=True, text=True, timeout=120)
+        assert answered.returncode == 0, answered.stderr
         *counts, vector = json.loads(answered.stdout)
         pushed, width, recommended, dimensions, *afterwards = counts
         assert (pushed, recommended, afterwards) == (1, 5, [0, 1]), "and then neither taken nor answered"

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from silhouette_shared.databases import connect, connect_with_rollback, empty_log, explained, make_file, transaction
+from silhouette_shared.databases import (
+    connect,
+    connect_with_rollback,
+    empty_log,
+    explained,
+    make_file,
+    scrub,
+    transaction,
+    use_log,
+)
 from silhouette_shared.errors import IntegrityError, UnavailableError
 
 
@@ -86,6 +100,88 @@ def test_a_reader_keeps_the_log_from_being_emptied_and_is_told_of(tmp_path: Path
     assert (tmp_path / "a.sqlite-wal").stat().st_size == 0
     writing.close()
     reading.close()
+
+
+CHECKPOINT_LOCK = 121
+"""Byte of the `-shm` file that a connection locks while it checkpoints (SQLite, "WAL-mode File Format", 2.3)."""
+
+HOLDING = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX, 1, int(sys.argv[2]))
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def checkpointing(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process in the middle of a checkpoint, until its input ends."""
+    command = [sys.executable, "-c", HOLDING, f"{path}-shm", str(CHECKPOINT_LOCK)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.stdin.close()
+
+
+def test_a_log_is_emptied_once_another_process_has_brought_its_own_in(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    writing = a_table(path, "journal_mode = WAL")
+    writing.execute("INSERT INTO numbers VALUES (1)")
+    with checkpointing(path) as other:
+        assert other.stdin is not None
+        assert writing.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 1, "SQLite itself does not wait"
+        threading.Timer(0.5, other.stdin.close).start()
+        empty_log(writing, str(path))
+    assert (tmp_path / "a.sqlite-wal").stat().st_size == 0
+    writing.execute("PRAGMA busy_timeout = 100")
+    with checkpointing(path), pytest.raises(UnavailableError, match="removed, but a reader keeps the write-ahead log"):
+        empty_log(writing, str(path))
+    writing.close()
+
+
+def test_a_database_is_taken_into_use_once_another_process_has_made_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    making, second = connect(path), connect(path)
+    making.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        second.execute("PRAGMA journal_mode = WAL")  # SQLite itself does not wait
+    threading.Timer(0.5, making.execute, ["COMMIT"]).start()
+    use_log(second, str(path))
+    assert second.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    making.close()
+    second.close()
+    blocked, holding = connect(tmp_path / "b.sqlite", "busy_timeout = 100"), connect(tmp_path / "b.sqlite")
+    holding.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        use_log(blocked, "b")
+    blocked.close()
+    holding.close()
+
+
+def test_what_can_have_no_write_ahead_log_is_refused() -> None:
+    connection = connect(Path(":memory:"))
+    with pytest.raises(UnavailableError, match=r"shop: expected a write-ahead log, got .*memory.*; put it on a local"):
+        use_log(connection, "shop")
+    connection.close()
+
+
+def test_what_was_removed_is_in_neither_file_after_a_scrub(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    connection = connect(path)
+    use_log(connection, str(path))
+    connection.execute("CREATE TABLE words (word TEXT) STRICT")
+    connection.execute("INSERT INTO words VALUES ('planted')")
+    connection.execute("DELETE FROM words")
+    files = [path, tmp_path / "a.sqlite-wal"]
+    assert any(b"planted" in file.read_bytes() for file in files), "the search finds what is there"
+    scrub(connection, str(path))
+    assert not any(b"planted" in file.read_bytes() for file in files)
+    connection.close()
 
 
 def test_a_damaged_database_is_an_integrity_failure_with_its_remedy(tmp_path: Path) -> None:

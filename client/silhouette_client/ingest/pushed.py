@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from silhouette_client.ingest.folder import FOLDER
 from silhouette_client.ingest.records import writing
 from silhouette_client.ingest.vault import open_key
-from silhouette_shared.databases import connect, empty_log, explained, make_file, transaction
+from silhouette_shared.databases import connect, explained, make_file, scrub, transaction, use_log
 from silhouette_shared.errors import IntegrityError, UnavailableError
 
 JOURNAL_NAME = "pushed.sqlite"
@@ -40,7 +40,7 @@ SHOWN_DAYS = 90
 _VERSION = 1
 _APPLICATION = 0x53494C4A  # "SILJ"
 _NONCE_BYTES = 12
-_SETTINGS = ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "temp_store = MEMORY")
+_SETTINGS = ("synchronous = FULL", "secure_delete = ON", "temp_store = MEMORY")
 _DAY_SECONDS = 86_400
 _AT_ONCE = 500  # values of one statement
 _REMEDY = "stop the service, keep these files, and put back a backup"
@@ -264,9 +264,7 @@ class Journal:
                     gone[name] += connection.execute(f"DELETE FROM {table} WHERE person = ?", person).rowcount  # noqa: S608
         if any(gone.values()):
             with self._explained(), self._lock:
-                empty_log(self._connection, str(self._path))
-                self._connection.execute("VACUUM")
-                empty_log(self._connection, str(self._path))
+                scrub(self._connection, str(self._path))
         return gone
 
     # Inside
@@ -276,6 +274,7 @@ class Journal:
         with self._explained():
             connection = connect(self._path, *_SETTINGS)
             try:
+                use_log(connection, str(self._path))
                 with transaction(connection):
                     self._make_or_examine(connection)
             except BaseException:

@@ -17,8 +17,8 @@ from typing import Self
 
 from silhouette_client.profiles.keys import Keyring
 from silhouette_client.profiles.schema import REMEDY, create_or_examine, refuse_newer
-from silhouette_shared.databases import connect, empty_log, explained, make_file, transaction
-from silhouette_shared.errors import IntegrityError, UnavailableError
+from silhouette_shared.databases import connect, explained, make_file, scrub, transaction, use_log
+from silhouette_shared.errors import IntegrityError
 
 _SETTINGS = (
     "synchronous = FULL",
@@ -74,10 +74,7 @@ class ProfileDatabase:
             UnavailableError: If a reader is in the way for too long.
         """
         with self._explained(), self._lock:
-            connection = self._connection()
-            empty_log(connection, str(self._path))
-            connection.execute("VACUUM")
-            empty_log(connection, str(self._path))
+            scrub(self._connection(), str(self._path))
 
     # For the rows
 
@@ -94,11 +91,7 @@ class ProfileDatabase:
                 make_file(self._path)
                 connection = self._connection()
                 refuse_newer(connection, str(self._path))
-                mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-                if mode != ("wal",):
-                    raise UnavailableError(
-                        f"{self._path}: expected a write-ahead log, got {mode}; put it on a local disk"
-                    )
+                use_log(connection, str(self._path))
                 with self._writing():
                     create_or_examine(connection, self._keyring, str(self._path))
         except BaseException:
