@@ -11,11 +11,10 @@ from tests.enrolled import House
 from tests.server.registry.house import OPEN, measured
 from tests.server.registry.offices import run_rounds
 
-from silhouette_client import promoted
-from silhouette_client.promoted import held_model, take_promoted
+from silhouette_client.promoted import held_model, signing_keys, take_promoted
 from silhouette_server.exports import write_export
 from silhouette_server.registry.home import open_registry
-from silhouette_shared.cards import OlderAliasError
+from silhouette_shared.cards import Card, OlderAliasError, check_privacy
 from silhouette_shared.cli import main
 from silhouette_shared.enrolment.refusals import ForgedDocumentError
 from silhouette_shared.errors import IntegrityError, UsageError
@@ -125,15 +124,15 @@ def test_of_two_that_are_taken_at_once_the_newer_stays(
 ) -> None:
     home = house.home("north")
     older, newer = export("open-1", "first"), export("open-2", "second")
-    check = promoted.check_privacy
     beside = threading.Thread(target=take_promoted, args=(home, newer))
 
-    def checked(card: object) -> None:
-        monkeypatch.setattr(promoted, "check_privacy", check)
+    def checked(card: Card) -> None:
+        monkeypatch.setattr("silhouette_client.promoted.check_privacy", check_privacy)
+        check_privacy(card)
         beside.start()
         beside.join(0.5)  # it has to wait for this one; if it did not, it would be done by then
 
-    monkeypatch.setattr(promoted, "check_privacy", checked)
+    monkeypatch.setattr("silhouette_client.promoted.check_privacy", checked)
     take_promoted(home, older)
     beside.join()
     held = held_model(home)
@@ -146,14 +145,14 @@ def test_a_model_is_read_whole_while_another_is_taken(
 ) -> None:
     home = house.home("north")
     take_promoted(home, export("open-1", "first"))
-    second, keys = export("open-2", "second"), promoted.signing_keys
+    second = export("open-2", "second")
 
     def taken_meanwhile(of: object) -> tuple[bytes, ...]:
-        monkeypatch.setattr(promoted, "signing_keys", keys)
+        monkeypatch.setattr("silhouette_client.promoted.signing_keys", signing_keys)
         take_promoted(home, second)  # the files of the first one go
-        return keys(home)
+        return signing_keys(home)
 
-    monkeypatch.setattr(promoted, "signing_keys", taken_meanwhile)
+    monkeypatch.setattr("silhouette_client.promoted.signing_keys", taken_meanwhile)
     held = held_model(home)
     assert held is not None
     assert held.card.run == "open-2"

@@ -23,7 +23,7 @@ from silhouette_client.profiles.build import build_profiles
 from silhouette_client.profiles.choices import Choices
 from silhouette_client.profiles.details import records_of
 from silhouette_client.profiles.local_parts import digest_of, learn_parts, pack_parts
-from silhouette_client.profiles.node_model import HeldModel, NodeModel, keep_parts
+from silhouette_client.profiles.node_model import HeldModel, NodeModel, keep_parts, tidy_parts
 from silhouette_client.profiles.record import ProfileRecord
 from silhouette_client.profiles.vault import Vault
 from silhouette_client.promoted import held_stamp
@@ -135,6 +135,7 @@ def build_node(
         UnavailableError: If others wrote with another model, or erased people, each time it went over everybody.
     """
     node, done, again = NodeHome.of(home), Built(0, 0, 0, 0), everybody
+    tidy_parts(home)
     for _ in range(_MOST_PASSES):
         promoted = held_stamp(node)
         model = models.newest()

@@ -130,6 +130,13 @@ def keep_parts(home: Path, content: bytes) -> None:
     replace(_parts_path(home), content)
 
 
+def tidy_parts(home: Path) -> None:
+    """Remove what a build left that was killed while it wrote what it had learnt; in `one_build`."""
+    path = _parts_path(home)
+    for draft in path.parent.glob(f".{path.name}.*"):
+        draft.unlink()
+
+
 def _kept_parts(home: Path, model: str, device: torch.device) -> LocalParts | None:
     """What a node learnt on this model; None if it has learnt nothing yet, or on another one."""
     path = _parts_path(home)

@@ -86,7 +86,7 @@ class ExcludedAtUse:
     """
 
     def __init__(self, home: Path, passphrase: Passphrase | None = None) -> None:
-        self._home, self._before = home, excluded(home, passphrase)
+        self._home, self._passphrase, self._before = home, passphrase, excluded(home, passphrase)
         self._now: Excluded | None = None
 
     def among(self, users: Sequence[str]) -> set[str]:
@@ -94,7 +94,7 @@ class ExcludedAtUse:
         if self._now is None:
             keyring = self._before.keyring
             if keyring is None:
-                self._now = excluded(self._home)
+                self._now = excluded(self._home, self._passphrase)  # the store may have been made since
             else:
                 with ProfileStore.open(self._home / STORE_NAME, keyring) as store:
                     self._now = Excluded(store.exclusions(), keyring)

@@ -12,11 +12,10 @@ import pytest
 from tests.client.ingest.shop_files import NOW, ingest, write
 from tests.people import ITEMS, encoder
 
-from silhouette_client.ingest import reading as readings
 from silhouette_client.ingest.absorb import absorb
 from silhouette_client.ingest.pushed import Journal
 from silhouette_client.ingest.reading import read_people
-from silhouette_client.ingest.records import Records, writing
+from silhouette_client.ingest.records import Records, open_records, writing
 from silhouette_client.ingest.removal import remove_people
 from silhouette_client.ingest.subject import rows_of
 from silhouette_client.live import updater as updaters
@@ -205,17 +204,17 @@ def test_a_reading_goes_on_when_another_process_replaces_the_parts(
 ) -> None:
     updater.push([event(item="i6")], "shop")
     absorb(home)
-    opening, opened_ones = readings.open_records, []
+    opened_ones: list[Records] = []
 
     def open_then_absorb(place: Path) -> Records:
-        records = opening(place)
+        records = open_records(place)
         opened_ones.append(records)
         if len(opened_ones) == 1:
             updater.push([event()], "shop")
             assert absorb(home) == 1  # writes the part of pushed events anew and removes the one that is to be read
         return records
 
-    monkeypatch.setattr(readings, "open_records", open_then_absorb)
+    monkeypatch.setattr("silhouette_client.ingest.reading.open_records", open_then_absorb)
     people = read_people(home, model.numbers, model.words.attributes, "profiling")
     assert dict(zip(people.users, people.histories.lengths.tolist(), strict=True)) == {"ann": 7, "ben": 2}
     assert len(opened_ones) == 2

@@ -15,12 +15,13 @@ import torch
 from tests.profiled import USERS, Profiled
 
 from silhouette_client.live.updater import LiveUpdater
-from silhouette_client.profiles import building, local_parts
-from silhouette_client.profiles.building import build_node
+from silhouette_client.profiles.building import build_node, held_people, sources_of
 from silhouette_client.profiles.choices import Choices
 from silhouette_client.profiles.keys import KeyFile
+from silhouette_client.profiles.local_parts import learn_parts
 from silhouette_client.profiles.node_model import HeldModel, promoted_model
 from silhouette_client.profiles.one_build import one_build
+from silhouette_client.profiles.transitions import learn_transitions
 from silhouette_client.profiles.vault import Vault
 from silhouette_client.serving.service import Event
 from silhouette_shared.cli import main
@@ -28,6 +29,7 @@ from silhouette_shared.errors import UnavailableError
 from silhouette_shared.model.histories import Histories
 
 CPU = torch.device("cpu")
+BUILDING, LOCAL_PARTS = "silhouette_client.profiles.building", "silhouette_client.profiles.local_parts"
 PARTS = Path("node") / "local.safetensors"
 
 
@@ -59,8 +61,8 @@ def build(node: Profiled, vault: Vault, **settings: Any) -> tuple[str, int]:
 def of_one_model(node: Profiled, vault: Vault) -> bool:
     """Whether everybody's profile is of the promoted model, with what was learnt on it, and of all their events."""
     model = promoted_model(node.home, CPU)
-    held = building.held_people(node.home, vault, model, "profiling")
-    sources = dict(zip(held.users, building.sources_of(held.histories), strict=True))
+    held = held_people(node.home, vault, model, "profiling")
+    sources = dict(zip(held.users, sources_of(held.histories), strict=True))
     return bool(model.parts) and vault.current(model.name, sources, model.parts) == set(held.users)
 
 
@@ -70,15 +72,15 @@ def event(user: str, number: int = 0) -> Event:
 
 def learning(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[int], object]) -> list[Histories]:
     """Has something done after each time it was learnt; gives from whom, each time."""
-    learn, seen = building.learn_parts, []
+    seen: list[Histories] = []
 
     def learnt(name: str, encoder: Any, histories: Histories, *, private: bool) -> Any:
-        parts = learn(name, encoder, histories, private=private)
+        parts = learn_parts(name, encoder, histories, private=private)
         seen.append(histories)
         meanwhile(len(seen))
         return parts
 
-    monkeypatch.setattr(building, "learn_parts", learnt)
+    monkeypatch.setattr(f"{BUILDING}.learn_parts", learnt)
     return seen
 
 
@@ -199,21 +201,33 @@ def killed(*_: object, **__: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("place", ["learn_transitions", "pack_parts", "keep_parts", "after"])
+def killed_when_it_is_moved(draft: Path, target: Path, _move: Callable[[Path, Path], Path] = Path.replace) -> Path:
+    if target.name == PARTS.name:  # other files are written before
+        killed()
+    return _move(draft, target)
+
+
+@pytest.mark.parametrize(
+    ("place", "death"),
+    [
+        (f"{LOCAL_PARTS}.learn_transitions", killed),
+        (f"{BUILDING}.pack_parts", killed),
+        ("pathlib.Path.replace", killed_when_it_is_moved),
+        (f"{BUILDING}._write_held", killed),
+    ],
+    ids=["learning", "packing", "keeping", "kept"],
+)
 def test_a_kill_while_own_transitions_are_learnt_leaves_nothing_half_and_the_next_build_the_same(
-    node: Profiled, monkeypatch: pytest.MonkeyPatch, place: str
+    node: Profiled, place: str, death: Callable[..., object]
 ) -> None:
     def build_killed() -> int:
         with pytest.MonkeyPatch.context() as patch:
-            if place == "after":
-                patch.setattr(building, "_write_held", killed)
-            else:
-                patch.setattr(local_parts if place == "learn_transitions" else building, place, killed)
+            patch.setattr(place, death)
             return main(["profile", "build", "--home", str(node.home)])
 
     assert in_a_child(build_killed) == -signal.SIGKILL
-    assert (node.home / PARTS).exists() == (place == "after")
-    left = (node.home / PARTS).read_bytes() if place == "after" else None
+    left = (node.home / PARTS).read_bytes() if (node.home / PARTS).exists() else None
+    assert (left is not None) == place.endswith("_write_held")
     assert main(["profile", "build", "--home", str(node.home)]) == 0
     with Vault.open(node.home) as vault:
         assert of_one_model(node, vault)
@@ -231,17 +245,16 @@ def test_a_full_disk_while_own_transitions_are_kept_is_told_and_leaves_what_was_
     assert main(["profile", "build", "--home", str(node.home)]) == 0
     before = (node.home / PARTS).read_bytes()
     node.ingest("events-2.csv", *(node.event(2, 500 + hour, 7 + hour % 3) for hour in range(20)))
-    learn = local_parts.learn_transitions
 
     def then_full(*given: Any, **more: Any) -> Any:
-        found = learn(*given, **more)
+        found = learn_transitions(*given, **more)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit fails, as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))
         return found
 
     def build_full() -> int:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(local_parts, "learn_transitions", then_full)
+            patch.setattr(f"{LOCAL_PARTS}.learn_transitions", then_full)
             return main(["profile", "build", "--all", "--home", str(node.home)])
 
     capfd.readouterr()
