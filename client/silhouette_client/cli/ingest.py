@@ -71,7 +71,7 @@ def ingest_command(
     rules = read_mapping(mapping)
     items = None if catalogue is None else lines_of(catalogue, "item ids")
     from silhouette_client.ingest.describing import counts, coverage
-    from silhouette_client.profiles.vault import excluded
+    from silhouette_client.profiles.vault import ExcludedAtUse
 
     absorb(place)  # what was pushed came first
     before = counts(place)
@@ -80,7 +80,7 @@ def ingest_command(
         rules,
         sources,
         now=int(time.time()),
-        exclusions=excluded(place, lambda: passphrase(passphrase_file)),
+        exclusions=ExcludedAtUse(place, lambda: passphrase(passphrase_file)),
         progress=lambda line: console.print(line, markup=False, highlight=False),
     )
     document = summary(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from silhouette_client.ingest.cleaning import sessions
 from silhouette_client.ingest.consent import consenting
 from silhouette_client.ingest.manifest import reasons
-from silhouette_client.ingest.records import open_records
+from silhouette_client.ingest.records import Records, open_records, reading
 
 SESSION_GAP_SECONDS = 1800
 """Longest pause inside a session: half an hour, as in web analytics."""
@@ -25,9 +25,8 @@ def counts(home: Path) -> dict[str, object]:
     Raises:
         IntegrityError: If the records are damaged.
     """
-    records = open_records(home)
+    records, events = _opened(home, ("user", "item"))
     manifest = records.manifest
-    events = records.table("events", ("user", "item"))
     some = events is not None and events.num_rows > 0
     return {
         "people": len(np.unique(_numbers(events, "user"))) if some else 0,
@@ -45,7 +44,7 @@ def describe(home: Path) -> dict[str, object]:
     Raises:
         IntegrityError: If the records are damaged.
     """
-    records = open_records(home)
+    records, events = _opened(home, ("user", "item", "behaviour", "timestamp"))
     manifest = records.manifest
     described: dict[str, object] = {
         "files": len(manifest.files),
@@ -56,7 +55,6 @@ def describe(home: Path) -> dict[str, object]:
         "quarantine": sum(sum(one.bad.values()) for one in manifest.files),
         "reasons": reasons(manifest.files),
     }
-    events = records.table("events", ("user", "item", "behaviour", "timestamp"))
     if events is None or not events.num_rows:
         return described | {"people": 0, "items": 0}
     users = _numbers(events, "user")
@@ -91,7 +89,7 @@ def coverage(home: Path, items: Sequence[str]) -> dict[str, object]:
         home: Of the node.
         items: Ids of the catalogue.
     """
-    events = open_records(home).table("events", ("item",))
+    _, events = _opened(home, ("item",))
     if events is None or not events.num_rows:
         return {"catalogue_items": len(items), "items_with_events": 0, "events_outside": 0, "items_outside": 0}
     counts = pc.value_counts(events.column("item").cast(pa.string()))
@@ -103,6 +101,16 @@ def coverage(home: Path, items: Sequence[str]) -> dict[str, object]:
         "events_outside": int(often[~known].sum()),
         "items_outside": int((~known).sum()),
     }
+
+
+def _opened(home: Path, columns: Sequence[str]) -> tuple[Records, pa.Table | None]:
+    """The records and some columns of their events, of one moment."""
+
+    def read() -> tuple[Records, pa.Table | None]:
+        records = open_records(home)
+        return records, records.table("events", columns)
+
+    return reading(home, read)
 
 
 def _numbers(events: pa.Table, name: str) -> NDArray[np.int64]:

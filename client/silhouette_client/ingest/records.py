@@ -2,8 +2,8 @@
 
 A part counts only when the manifest names it, and the manifest is replaced in one step. So whatever is killed at
 whatever moment, the folder holds what it held before or what it was to hold after; a part that nobody names is removed
-by the next writer. One process writes at a time. A reader needs no lock; one that meets the removal of a part says that
-it is missing, and reads again.
+by the next writer. One process writes at a time. A reader needs no lock; one that meets the removal of a part reads
+again (`reading`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +31,10 @@ from silhouette_client.ingest.mapping import TIME_COLUMNS
 from silhouette_client.ingest.reasons import CODES
 from silhouette_client.ingest.vault import Vault, open_key, write_whole
 from silhouette_shared.errors import IntegrityError, UnavailableError
+from silhouette_shared.files import stamp
+
+_T = TypeVar("_T")
+_MOST_READINGS = 20  # a reading takes longer than a commit, so more than one again is rare
 
 IDENTITY = "identity"
 """Column of a part that names each row; see `identity.py`."""
@@ -132,6 +137,26 @@ def open_records(home: Path) -> Records:
         return Records(folder, Vault(folder / "parts", bytes(32)), Manifest())
     vault = Vault(folder / "parts", open_key(folder / "key", may_make=False))
     return Records(folder, vault, _read_manifest(folder, vault))
+
+
+def reading(home: Path, read: Callable[[], _T]) -> _T:
+    """Read what a node holds, and again where another process replaced the parts meanwhile.
+
+    Args:
+        home: Of the node.
+        read: Opens the records and reads all it needs.
+
+    Raises:
+        IntegrityError: As `read` does, of records that stayed as they were.
+    """
+    for _ in range(_MOST_READINGS):
+        before = stamp(manifest_of(home / FOLDER))
+        try:
+            return read()
+        except IntegrityError:
+            if stamp(manifest_of(home / FOLDER)) == before:
+                raise
+    return read()
 
 
 @contextmanager
