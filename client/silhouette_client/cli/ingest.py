@@ -107,11 +107,12 @@ def quarantine_command(
     from itertools import islice
 
     from silhouette_client.ingest.manifest import reasons
-    from silhouette_client.ingest.records import open_records
+    from silhouette_client.ingest.records import read_records
 
-    records = open_records(silhouette_home(home))
-    total = reasons(records.manifest.files)
-    rows = list(islice(records.quarantine(), most or None))
+    total, rows = read_records(
+        silhouette_home(home),
+        lambda records: (reasons(records.manifest.files), list(islice(records.quarantine(), most or None))),
+    )
     if output is Format.json:
         emit(
             {

@@ -46,7 +46,7 @@ def response_command(
 
     from silhouette_client.ingest.absorb import absorb_if_free
     from silhouette_client.ingest.pushed import Journal
-    from silhouette_client.ingest.records import open_records
+    from silhouette_client.ingest.records import read_records
     from silhouette_client.live.response import responses
     from silhouette_shared.schema import BEHAVIOURS
 
@@ -56,7 +56,7 @@ def response_command(
     items = lines_of(catalogue, "item ids") if catalogue is not None else _own_items(place)
     absorb_if_free(place)
     columns = ["user", "item", "behaviour", "timestamp"]
-    table = open_records(place).table("events", columns)
+    table = read_records(place, lambda records: records.table("events", columns))
     events = pd.DataFrame(columns=columns) if table is None else table.to_pandas()
     journal = Journal.open_if_there(place)
     found = []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from silhouette_client.ingest.cleaning import sessions
 from silhouette_client.ingest.consent import consenting
 from silhouette_client.ingest.manifest import reasons
-from silhouette_client.ingest.records import open_records
+from silhouette_client.ingest.records import Records, read_records
 
 SESSION_GAP_SECONDS = 1800
 """Longest pause inside a session: half an hour, as in web analytics."""
@@ -25,7 +25,10 @@ def counts(home: Path) -> dict[str, object]:
     Raises:
         IntegrityError: If the records are damaged.
     """
-    records = open_records(home)
+    return read_records(home, _counts)
+
+
+def _counts(records: Records) -> dict[str, object]:
     manifest = records.manifest
     events = records.table("events", ("user", "item"))
     some = events is not None and events.num_rows > 0
@@ -45,7 +48,10 @@ def describe(home: Path) -> dict[str, object]:
     Raises:
         IntegrityError: If the records are damaged.
     """
-    records = open_records(home)
+    return read_records(home, _description)
+
+
+def _description(records: Records) -> dict[str, object]:
     manifest = records.manifest
     described: dict[str, object] = {
         "files": len(manifest.files),
@@ -91,7 +97,7 @@ def coverage(home: Path, items: Sequence[str]) -> dict[str, object]:
         home: Of the node.
         items: Ids of the catalogue.
     """
-    events = open_records(home).table("events", ("item",))
+    events = read_records(home, lambda records: records.table("events", ("item",)))
     if events is None or not events.num_rows:
         return {"catalogue_items": len(items), "items_with_events": 0, "events_outside": 0, "items_outside": 0}
     counts = pc.value_counts(events.column("item").cast(pa.string()))

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from silhouette_client.ingest.absorb import absorb_if_free
 from silhouette_client.ingest.consent import consenting
 from silhouette_client.ingest.packing import pack
-from silhouette_client.ingest.records import Records, open_records
+from silhouette_client.ingest.records import Records, read_records
 from silhouette_client.ingest.take_in import Exclusions, Nobody
 from silhouette_shared.errors import RefusedError, UsageError
 from silhouette_shared.model.histories import Histories
@@ -86,13 +86,23 @@ def read_people(
     """
     if pushed:
         absorb_if_free(home)
-    records = open_records(home)
+    out = exclusions or Nobody()
+    return read_records(home, lambda records: _people(records, items, attributes, purpose, out))
+
+
+def _people(
+    records: Records,
+    items: Mapping[str, int],
+    attributes: Mapping[str, Sequence[str]],
+    purpose: str,
+    exclusions: Exclusions,
+) -> People:
     events = records.table("events", _EVENT_COLUMNS)
     if events is None or not events.num_rows:
         raise UsageError("expected people's events, found none; `silhouette node ingest` takes them in")
     users = events.column("user").combine_chunks()
     present = pc.unique(users).dictionary.to_pylist() if isinstance(users, pa.DictionaryArray) else []
-    excluded = set((exclusions or Nobody()).among(present))
+    excluded = set(exclusions.among(present))
     allowed = consenting(records.table("consent"), purpose, records.manifest.consent, present)
     usable = sorted(allowed - excluded)
     if not usable:

@@ -2,20 +2,20 @@
 
 A part counts only when the manifest names it, and the manifest is replaced in one step. So whatever is killed at
 whatever moment, the folder holds what it held before or what it was to hold after; a part that nobody names is removed
-by the next writer. One process writes at a time. A reader needs no lock; one that meets the removal of a part says that
-it is missing, and reads again.
+by the next writer. One process writes at a time; the next one waits for a moment. A reader needs no lock:
+`read_records` reads again where a writer has removed a part meanwhile.
 """
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,11 +28,17 @@ from silhouette_client.ingest.folder import FOLDER, manifest_of
 from silhouette_client.ingest.manifest import FORMAT, Manifest, Part
 from silhouette_client.ingest.mapping import TIME_COLUMNS
 from silhouette_client.ingest.reasons import CODES
-from silhouette_client.ingest.vault import Vault, open_key, write_whole
+from silhouette_client.ingest.vault import MissingPartError, Vault, open_key, write_whole
 from silhouette_shared.errors import IntegrityError, UnavailableError
+from silhouette_shared.files import lock_alone
 
 IDENTITY = "identity"
 """Column of a part that names each row; see `identity.py`."""
+
+_PATIENCE_SECONDS = 10.0
+"""How long a writer waits for another: to put in what was pushed takes less, to take in a large file far longer."""
+
+Found = TypeVar("Found")
 
 
 class Records:
@@ -122,7 +128,9 @@ class Records:
 
 
 def open_records(home: Path) -> Records:
-    """The people of a node, for reading; none if nothing was ever taken in.
+    """The people of a node as they are now, for reading; none if nothing was ever taken in.
+
+    A writer may remove a part before it is read; `read_records` reads again then.
 
     Raises:
         IntegrityError: If the manifest or the key is damaged or missing.
@@ -134,27 +142,49 @@ def open_records(home: Path) -> Records:
     return Records(folder, vault, _read_manifest(folder, vault))
 
 
-@contextmanager
-def writing(home: Path) -> Iterator[Records]:
-    """The people of a node, for writing; everything that a killed writer left is removed first.
+def read_records(home: Path, read: Callable[[Records], Found]) -> Found:
+    """What `read` finds among the people of a node, all of it as it was at one time.
+
+    It is called again with newer records where a writer has removed a part that it was about to read.
 
     Raises:
-        UnavailableError: If another process writes.
+        IntegrityError: If manifest, key or a part is damaged or missing.
+    """
+    records = open_records(home)
+    while True:
+        try:
+            return read(records)
+        except MissingPartError:
+            newer = open_records(home)
+            if newer.manifest == records.manifest:
+                raise
+            records = newer
+
+
+@contextmanager
+def writing(home: Path, patience: float | None = None) -> Iterator[Records]:
+    """The people of a node, for writing; everything that a killed writer left is removed first.
+
+    Args:
+        home: Of the node.
+        patience: Seconds to wait for another writer; None waits as long as one takes that puts in what was pushed.
+
+    Raises:
+        UnavailableError: If another process writes for longer.
         IntegrityError: If the manifest or the key is damaged or missing.
     """
     folder = home / FOLDER
     (folder / "parts").mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UnavailableError(f"{folder}: expected no other writer, found one; wait until it has ended") from None
+        if not lock_alone(lock, _PATIENCE_SECONDS if patience is None else patience):
+            raise UnavailableError(f"{folder}: expected no other writer, found one; wait until it has ended")
         started = manifest_of(folder).exists()
         vault = Vault(folder / "parts", open_key(folder / "key", may_make=not started))
         records = Records(folder, vault, _read_manifest(folder, vault) if started else Manifest())
-        for left in folder.glob(".*.*.*"):
-            left.unlink()
+        for name in (manifest_of(folder).name, "key"):  # the report's drafts are written without the lock
+            for left in folder.glob(f".{name}.*.*"):
+                left.unlink()
         records.tidy()
         yield records
     finally:

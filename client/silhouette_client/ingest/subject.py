@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from silhouette_client.ingest.absorb import absorb_if_free
 from silhouette_client.ingest.mapping import TIME_COLUMNS
 from silhouette_client.ingest.pushed import Journal
-from silhouette_client.ingest.records import IDENTITY, open_records
+from silhouette_client.ingest.records import IDENTITY, Records, read_records
 
 TABLES = ("events", "users", "edges", "tags", "consent")
 
@@ -26,7 +26,17 @@ def rows_of(home: Path, user: str) -> dict[str, list[dict[str, Any]]]:
         IntegrityError: If the records are damaged.
     """
     absorb_if_free(home)
-    records, found = open_records(home), {}
+    found = read_records(home, lambda records: _rows(records, user))
+    if (journal := Journal.open_if_there(home)) is not None:
+        with journal:
+            shown = [{"model": one.model, "time": one.time, "items": list(one.items)} for one in journal.shown(user)]
+        if shown:
+            found["recommended"] = shown
+    return found
+
+
+def _rows(records: Records, user: str) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
     for name in TABLES:
         table = records.table(name)
         if table is None:
@@ -39,11 +49,6 @@ def rows_of(home: Path, user: str) -> dict[str, list[dict[str, Any]]]:
         rows = table.filter(keep).drop_columns([IDENTITY]).to_pylist()
         if rows:
             found[name] = rows
-    if (journal := Journal.open_if_there(home)) is not None:
-        with journal:
-            shown = [{"model": one.model, "time": one.time, "items": list(one.items)} for one in journal.shown(user)]
-        if shown:
-            found["recommended"] = shown
     return found
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from silhouette_client.ingest.consent import consenting
 from silhouette_client.ingest.pushed import Pushed
 from silhouette_client.ingest.reading import read_people
-from silhouette_client.ingest.records import Records, open_records
+from silhouette_client.ingest.records import Records, read_records
 from silhouette_client.ingest.take_in import Exclusions
 from silhouette_client.profiles.update import NewEvents, with_events
 from silhouette_shared.errors import RefusedError
@@ -68,9 +68,7 @@ class LivePeople:
             IntegrityError: If the records are damaged.
             UsageError: If a declared attribute has another class.
         """
-        records = open_records(home)
-        decided, silence = _consent(records, purpose)
-        names = [records.names_of(part) for part in records.manifest.parts_of("events")]
+        decided, silence, names = read_records(home, lambda records: (*_consent(records, purpose), _names(records)))
         identities = np.sort(np.concatenate(names)) if names else np.zeros(0, np.uint64)
         users: tuple[str, ...] = ()
         histories = _nobody(len(attributes))
@@ -181,6 +179,11 @@ def _first(new: NewEvents, attributes: int, *, has_times: bool) -> Histories:
         attributes=torch.full((1, attributes), UNKNOWN),
         has_times=has_times,
     )
+
+
+def _names(records: Records) -> list[NDArray[np.uint64]]:
+    """Identities of all events that the node holds, a part each."""
+    return [records.names_of(part) for part in records.manifest.parts_of("events")]
 
 
 def _consent(records: Records, purpose: str) -> tuple[dict[str, bool], bool]:
