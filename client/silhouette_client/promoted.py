@@ -104,20 +104,27 @@ def take(home: NodeHome, alias: bytes, card: bytes, model: bytes) -> Accepted:
 def held_model(home: NodeHome) -> Accepted | None:
     """The promoted model that this node holds, checked again; None if it never took one.
 
+    Another process may take the next one meanwhile and remove this one: then the next one is read.
+
     Raises:
         IntegrityError: If it is damaged.
     """
     alias = _known(home)
-    if alias is None:
-        return None
-    keys = signing_keys(home)
-    kept = _folder(home) / str(_number(alias, keys))
-    try:
-        return accept_promoted(alias, (kept / CARD).read_bytes(), (kept / MODEL).read_bytes(), keys)
-    except OSError as error:
-        raise IntegrityError(
-            f"{kept}: expected the promoted model, got {error.strerror or error}; take it from the coordinator again"
-        ) from None
+    while alias is not None:
+        keys = signing_keys(home)
+        kept = _folder(home) / str(_number(alias, keys))
+        try:
+            card, model = (kept / CARD).read_bytes(), (kept / MODEL).read_bytes()
+        except OSError as error:
+            if (newer := _known(home)) == alias:
+                raise IntegrityError(
+                    f"{kept}: expected the promoted model, got {error.strerror or error}; take it from the coordinator "
+                    "again"
+                ) from None
+            alias = newer
+        else:
+            return accept_promoted(alias, card, model, keys)
+    return None
 
 
 def held_stamp(home: NodeHome) -> tuple[int, ...]:

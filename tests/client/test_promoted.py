@@ -10,6 +10,8 @@ from tests.enrolled import House
 from tests.server.registry.house import OPEN, measured
 from tests.server.registry.offices import run_rounds
 
+from silhouette_client import promoted
+from silhouette_client.enrolment.home import NodeHome
 from silhouette_client.promoted import held_model, take_promoted
 from silhouette_server.exports import write_export
 from silhouette_server.registry.home import open_registry
@@ -60,6 +62,25 @@ def test_a_node_takes_each_promoted_model_and_no_older_one_again(house: House, e
     back = take_promoted(home, export("back", "third"))
     assert (back.card.run, back.alias.number, back.alias.reason) == ("open-1", 3, "rollback")
     assert sorted(path.name for path in (home.folder / "model").iterdir()) == ["3", "alias.json"]
+
+
+def test_whoever_reads_while_the_next_model_is_taken_gets_the_next_one(
+    house: House, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = house.home("north")
+    take_promoted(home, export("open-1", "first"))
+    second, known = export("open-2", "second"), promoted._known
+
+    def overtaken(home: NodeHome) -> bytes | None:
+        alias = known(home)
+        monkeypatch.setattr(promoted, "_known", known)
+        take_promoted(home, second)  # between alias and model, as the agent does
+        return alias
+
+    monkeypatch.setattr(promoted, "_known", overtaken)
+    held = held_model(home)
+    assert held is not None
+    assert held.card.run == "open-2"
 
 
 def test_what_is_not_signed_by_the_pinned_coordinator_is_refused_and_what_is_held_stays(
