@@ -30,7 +30,7 @@ def silhouette(*arguments: object, home: Path) -> subprocess.CompletedProcess[st
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "1", "SILHOUETTE_HOME": str(home), "COLUMNS": "200"},
         check=False,
     )
@@ -94,7 +94,7 @@ class Deployment:
         process = self.processes.pop(who)
         process.terminate()
         try:
-            return process.wait(60)
+            return process.wait(180)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -106,7 +106,7 @@ class Deployment:
         for who in list(self.processes):
             process = self.processes.pop(who)
             try:
-                process.wait(60)
+                process.wait(180)
             except subprocess.TimeoutExpired:
                 process.kill()
 
@@ -126,7 +126,7 @@ class Deployment:
         status = self.status(who)
         return None if status is None else next(one.pid for one in status.services if one.name == service)
 
-    def await_healthy(self, who: str, seconds: float = 180.0) -> None:
+    def await_healthy(self, who: str, seconds: float = 400.0) -> None:
         wait_for(lambda: (status := self.status(who)) is not None and status.healthy, seconds, f"{who} is not healthy")
 
     def kill(self, who: str, service: str, number: int = signal.SIGKILL) -> int:
@@ -165,11 +165,11 @@ class Deployment:
         with self.registry() as registry:
             return registry.run(name)
 
-    def await_run(self, name: str, states: tuple[str, ...] = ("completed",), seconds: float = 300.0) -> RunView:
+    def await_run(self, name: str, states: tuple[str, ...] = ("completed",), seconds: float = 600.0) -> RunView:
         wait_for(lambda: self.run(name).state.value in states, seconds, f"{name} is not {states}")
         return self.run(name)
 
-    def await_round(self, name: str, number: int, seconds: float = 300.0) -> None:
+    def await_round(self, name: str, number: int, seconds: float = 600.0) -> None:
         """Until a round has begun."""
         wait_for(lambda: number in self.run(name).rounds, seconds, f"round {number} of {name} has not begun")
 

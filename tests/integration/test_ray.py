@@ -93,7 +93,7 @@ def test_a_failure_of_the_coordinator_is_the_same_error_on_ray_as_in_process() -
         capture_output=True,
         text=True,
         check=True,
-        timeout=300,
+        timeout=900,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     here, nothing, ray, still_nothing = done.stdout.splitlines()

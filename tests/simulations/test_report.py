@@ -434,7 +434,7 @@ def test_a_browser_shows_the_page(report: Path, tmp_path: Path) -> None:
             [str(CHROMIUM), *options, *more, report.as_uri()],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=True,
         )
         return finished.stdout

@@ -191,7 +191,7 @@ def test_runs_are_carried_out_beside_each_other(folder: SweepFolder) -> None:
     together = threading.Barrier(3)
 
     def execute(combination: Combination, run: RunFolder) -> None:
-        together.wait(10)  # breaks unless three runs are here at the same time
+        together.wait(120)  # breaks unless three runs are here at the same time
         pretend(combination, run)
 
     assert carry_out(folder, execute, workers=3, watcher=Log()) == {}

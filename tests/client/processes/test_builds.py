@@ -119,11 +119,11 @@ def test_the_real_agent_builds_after_it_took_a_promoted_model(tmp_path: Path) ->
     ) as agent:
         try:
             name, built = node.promote(1), places_of(home).work / BUILT
-            until = time.monotonic() + 120
+            until = time.monotonic() + 400
             while not built.exists() and agent.poll() is None and time.monotonic() < until:
                 time.sleep(0.2)
             assert built.exists()
         finally:
             agent.terminate()
-            assert agent.wait(60) == 0
+            assert agent.wait(180) == 0
     assert models(node.home) == {name}

@@ -55,7 +55,7 @@ def test_a_browser_shows_both_pages_without_asking_anybody(tmp_path: Path) -> No
             ],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=True,
         )
         shown[name] = finished.stdout

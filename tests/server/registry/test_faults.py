@@ -94,7 +94,7 @@ def test_a_registry_whose_process_is_killed_again_and_again_verifies_and_loses_n
     told = {int(line) for line in (tmp_path / "told").read_text().split()}
     with opened(tmp_path) as registry:
         run = registry.run("open-1")
-        assert len(told) > kills / 2
+        assert len(told) >= kills // 2
         assert told <= {one.number for one in run.committed}
         assert len({one.number for one in run.committed} - told) <= kills  # at most the last of each life
         assert all(one.reason == "interrupted" for one in run.void)
