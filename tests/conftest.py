@@ -6,11 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A shared machine is slow at times, which says nothing about the code; and a run in CI is the same each time, while a
-# developer's keeps looking for new examples.
-settings.register_profile("silhouette", deadline=None, derandomize="CI" in os.environ)
+# A shared machine is slow at times, which says nothing about the code; and a run in CI, or of tox, is the same each
+# time, while a developer's keeps looking for new examples.
+settings.register_profile(
+    "silhouette",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=not {"CI", "TOX_ENV_NAME"}.isdisjoint(os.environ),
+)
 settings.load_profile("silhouette")
 
 
