@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,11 +131,19 @@ class Deployment:
         wait_for(lambda: (status := self.status(who)) is not None and status.healthy, seconds, f"{who} is not healthy")
 
     def kill(self, who: str, service: str, number: int = signal.SIGKILL) -> int:
-        """Send a signal to one process; its number."""
-        pid = self.pid(who, service)
-        assert pid is not None, f"{service} of {who} does not run"
-        os.kill(pid, number)
-        return pid
+        """Send a signal to one process, once it runs; its number."""
+        found: list[int] = []
+
+        def sent() -> bool:
+            if (pid := self.pid(who, service)) is None:  # it is about to be started again, by its supervisor
+                return False
+            with suppress(ProcessLookupError):  # it has ended, and its supervisor has not said so yet
+                os.kill(pid, number)
+                found.append(pid)
+            return bool(found)
+
+        wait_for(sent, 240.0, f"{service} of {who} does not run")
+        return found[0]
 
     def logged(self, who: str, service: str) -> list[dict[str, Any]]:
         path = self.work(who) / "logs" / f"{service}.jsonl"
