@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("SILHOUETTE_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_slower_afterwards() -> Iterator[None]:
+    """A test that lowers the priority of this process, which nothing raises again, starves all that come after it."""
+    before = os.nice(0)
+    yield
+    assert os.nice(0) == before
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -93,12 +93,12 @@ def test_a_service_opens_keys_under_a_passphrase_by_its_systemd_credential(
 ) -> None:
     from silhouette_client.profiles.vault import rotate
 
+    monkeypatch.setattr(os, "nice", lambda by: by)  # of the test run itself
     rotate(node.home, "test", protector=Passphrase("correct horse"))
     with pytest.raises(UnavailableError, match=f"to a service as the systemd credential {CREDENTIAL}"):
         build_all(node.home)
     monkeypatch.setattr(sys, "argv", ["processes", "profiles", "--home", str(node.home)])
-    monkeypatch.setattr("silhouette_client.hardening.protect_process", lambda: None)  # of the test run itself
-    monkeypatch.setattr(os, "nice", lambda by: by)
+    monkeypatch.setattr("silhouette_client.hardening.protect_process", lambda: None)
     assert run_process() == 4
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert run_process() == 4, "the folder has another credential"

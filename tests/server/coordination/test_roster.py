@@ -185,7 +185,7 @@ def test_a_node_whose_process_ended_over_the_offer_is_asked_again() -> None:
         return lost if times == 1 else answer(message)
 
     grid = FakeGrid({11: honest("a", 5, "l"), 12: killed_once})
-    members, reasons = offered(grid, {11: "a", 12: "b"}, minimum=2, timeout=5.0)
+    members, reasons = offered(grid, {11: "a", 12: "b"}, minimum=2, timeout=60.0)
     assert [member.partner for member in members] == ["a", "b"]
     assert reasons == ()
     assert [one.metadata.dst_node_id for one in grid.sent] == [11, 12, 12]
