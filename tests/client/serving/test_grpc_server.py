@@ -487,6 +487,25 @@ def test_a_second_service_on_a_socket_is_refused_and_a_dead_ones_socket_is_taken
                 pass
 
 
+def test_the_socket_of_a_service_too_busy_to_let_anybody_in_is_left_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "busy"
+    with Vault.open(tmp_path, make=KeyFile()) as vault, ExitStack() as waiting:
+        busy = waiting.enter_context(sockets.socket(sockets.AF_UNIX))
+        busy.bind(str(path))
+        busy.listen(0)
+        with suppress(BlockingIOError):
+            while True:  # until one more would have to wait
+                one = waiting.enter_context(sockets.socket(sockets.AF_UNIX))
+                one.setblocking(False)
+                one.connect(str(path))
+        with (
+            pytest.raises(UnavailableError, match="found one that answers; stop it first"),
+            serving(Service(vault), vault, log=tmp_path / LOG_NAME, access=Access({}), socket=path),
+        ):
+            pass
+        assert path.exists()
+
+
 def alive(house: House) -> None:
     with ProfileClient.on_socket(house.socket, 60) as client:
         assert client.profile("anna").model == "model-1"
