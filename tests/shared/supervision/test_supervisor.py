@@ -187,6 +187,17 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path) 
     assert not (tmp_path / "gate.jsonl").read_text()
 
 
+def test_a_port_that_is_freed_soon_is_waited_for(tmp_path: Path) -> None:
+    """As after a kill of the supervisor before: its processes end a moment later."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = Port("127.0.0.1", taken.getsockname()[1], "`port` in config.toml")
+        threading.Timer(0.3, taken.close).start()
+        with running(tmp_path, Service(name="gate", command=SLEEP, ports=(port,))) as supervisor:
+            wait_for(lambda: supervisor.status().healthy)
+
+
 def test_a_full_disk_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LEAST_ROOM", 2**62)
     with pytest.raises(UnavailableError, match=r"MiB of free disk, found .*; free some and start again"):
