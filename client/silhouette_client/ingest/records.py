@@ -35,8 +35,9 @@ from silhouette_shared.files import lock_alone
 IDENTITY = "identity"
 """Column of a part that names each row; see `identity.py`."""
 
-_PATIENCE_SECONDS = 10.0
-"""How long a writer waits for another: to put in what was pushed takes less, to take in a large file far longer."""
+_PATIENCE_SECONDS = 4.0
+"""How long a writer waits for another: to put in what was pushed takes less, to take in a large file far longer; and an
+erasure at a running service, which holds up pushes meanwhile, is answered before its application gives up."""
 
 Found = TypeVar("Found")
 
