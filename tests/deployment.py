@@ -147,7 +147,8 @@ class Deployment:
 
     def logged(self, who: str, service: str) -> list[dict[str, Any]]:
         path = self.work(who) / "logs" / f"{service}.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        whole = path.read_text(encoding="utf-8").split("\n")[:-1]  # and after these maybe one that is being written
+        return [json.loads(line) for line in whole]
 
     # Runs
 

@@ -65,7 +65,8 @@ def is_gone(pid: int) -> bool:
 
 
 def logged(folder: Path, name: str) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / "logs" / f"{name}.jsonl").read_text().splitlines()]
+    whole = (folder / "logs" / f"{name}.jsonl").read_text().split("\n")[:-1]
+    return [json.loads(line) for line in whole]
 
 
 def said(folder: Path, name: str) -> list[object]:
