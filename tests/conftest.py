@@ -31,9 +31,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 @pytest.fixture(autouse=True)
 def _no_slower_afterwards() -> Iterator[None]:
     """A test that lowers the priority of this process, which nothing raises again, starves all that come after it."""
-    before = os.nice(0)
+    before = os.getpriority(os.PRIO_PROCESS, 0)
     yield
-    assert os.nice(0) == before
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
