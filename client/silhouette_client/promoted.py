@@ -9,7 +9,11 @@ replaced last, so that a kill leaves the model before or the new one, whole.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from silhouette_client.enrolment.home import NodeHome
@@ -81,6 +85,27 @@ def is_missing(home: NodeHome, alias: bytes, card: bytes, *, largest: int) -> bo
 
 def take(home: NodeHome, alias: bytes, card: bytes, model: bytes) -> Accepted:
     """Take the promoted model, every check passed; errors as `take_promoted` but for missing files."""
+    with _taking(home):
+        return _take(home, alias, card, model)
+
+
+@contextmanager
+def _taking(home: NodeHome) -> Iterator[None]:
+    """One at a time: what was accepted last is compared with, and then replaced."""
+    try:
+        file = os.open(home.folder / ".model.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UnavailableError(
+            f"{home.folder}: cannot be written: {error.strerror or error}; mend that and take the model again"
+        ) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def _take(home: NodeHome, alias: bytes, card: bytes, model: bytes) -> Accepted:
     found = accept_promoted(alias, card, model, signing_keys(home), _known(home))
     check_privacy(found.card)
     place = _folder(home)
@@ -104,8 +129,6 @@ def take(home: NodeHome, alias: bytes, card: bytes, model: bytes) -> Accepted:
 def held_model(home: NodeHome) -> Accepted | None:
     """The promoted model that this node holds, checked again; None if it never took one.
 
-    Another process may take the next one meanwhile and remove this one: then the next one is read.
-
     Raises:
         IntegrityError: If it is damaged.
     """
@@ -114,16 +137,14 @@ def held_model(home: NodeHome) -> Accepted | None:
         keys = signing_keys(home)
         kept = _folder(home) / str(_number(alias, keys))
         try:
-            card, model = (kept / CARD).read_bytes(), (kept / MODEL).read_bytes()
+            return accept_promoted(alias, (kept / CARD).read_bytes(), (kept / MODEL).read_bytes(), keys)
         except OSError as error:
-            if (newer := _known(home)) == alias:
+            before, alias = alias, _known(home)
+            if alias == before:  # else another was taken meanwhile, and the files of this one went
                 raise IntegrityError(
                     f"{kept}: expected the promoted model, got {error.strerror or error}; take it from the coordinator "
                     "again"
                 ) from None
-            alias = newer
-        else:
-            return accept_promoted(alias, card, model, keys)
     return None
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from silhouette_shared.errors import UsageError
-from silhouette_shared.model.encoder import ProfileEncoder, at_last
+from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.evaluation import mean_interval, paired_bootstrap, person_figures
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.randomness import ReproducibleSource
@@ -74,7 +74,7 @@ def rank_with_counts(
 
     def both(known: Histories, people: Tensor) -> Tensor:
         batch = known.batch(people, encoder.history_length)
-        scores = encoder.item_scores(at_last(encoder(batch).state, batch.lengths))
+        scores = encoder.next_item_scores(batch)
         counted = torch.from_numpy(counts.scores([histories[row] for row in people.tolist()])).to(scores)
         return with_counts(scores, counted, weight)
 

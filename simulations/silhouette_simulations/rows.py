@@ -11,7 +11,7 @@ from torch import Tensor
 from silhouette_client.profiles.build import build_profiles, seen_items
 from silhouette_client.profiles.transitions import OwnTransitions
 from silhouette_shared.config import RowName
-from silhouette_shared.model.encoder import ProfileEncoder, at_last
+from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.evaluation import (
     AttributeScore,
     attribute_scores,
@@ -117,7 +117,7 @@ def rank_quickly(encoder: ProfileEncoder, partner: PartnerData, device: torch.de
         return torch.zeros(0, dtype=torch.int64)
     for people in partner.asked.unique_consecutive().to(device).split(_PEOPLE_AT_ONCE):
         batch = known.batch(people, encoder.history_length)
-        scores = encoder.item_scores(at_last(encoder(batch).state, batch.lengths))
+        scores = encoder.next_item_scores(batch)
         ranks.append(ranks_of_targets(scores, partner, known, people))
     return torch.cat(ranks).cpu()
 

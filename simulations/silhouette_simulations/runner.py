@@ -362,9 +362,10 @@ class _Simulation:
 
     def _rounds(self) -> list[dict[str, object]]:
         lines: list[dict[str, object]] = []
-        names = [row for row in self.rows if row not in _BASELINES and row not in _ADDED_TO and row != "local_only"]
-        if "local_only" in self.rows:
-            names += [f"local_only/{partner.name}" for partner in self.world.partners]  # type: ignore[misc]
+        rows = dict.fromkeys(_ADDED_TO.get(row, row) for row in self.rows if row not in _BASELINES)
+        names: list[str] = [row for row in rows if row != "local_only"]
+        if "local_only" in rows:
+            names += [f"local_only/{partner.name}" for partner in self.world.partners]
         for name in names:
             by_round: dict[int, dict[str, object]] = {}
             log = self.folder.training(name) / "rounds.jsonl"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +11,10 @@ from tests.enrolled import House
 from tests.server.registry.house import OPEN, measured
 from tests.server.registry.offices import run_rounds
 
-from silhouette_client import promoted
-from silhouette_client.enrolment.home import NodeHome
-from silhouette_client.promoted import held_model, take_promoted
+from silhouette_client.promoted import held_model, signing_keys, take_promoted
 from silhouette_server.exports import write_export
 from silhouette_server.registry.home import open_registry
-from silhouette_shared.cards import OlderAliasError
+from silhouette_shared.cards import Card, OlderAliasError, check_privacy
 from silhouette_shared.cli import main
 from silhouette_shared.enrolment.refusals import ForgedDocumentError
 from silhouette_shared.errors import IntegrityError, UsageError
@@ -62,25 +61,6 @@ def test_a_node_takes_each_promoted_model_and_no_older_one_again(house: House, e
     back = take_promoted(home, export("back", "third"))
     assert (back.card.run, back.alias.number, back.alias.reason) == ("open-1", 3, "rollback")
     assert sorted(path.name for path in (home.folder / "model").iterdir()) == ["3", "alias.json"]
-
-
-def test_whoever_reads_while_the_next_model_is_taken_gets_the_next_one(
-    house: House, export: Export, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = house.home("north")
-    take_promoted(home, export("open-1", "first"))
-    second, known = export("open-2", "second"), promoted._known
-
-    def overtaken(home: NodeHome) -> bytes | None:
-        alias = known(home)
-        monkeypatch.setattr(promoted, "_known", known)
-        take_promoted(home, second)  # between alias and model, as the agent does
-        return alias
-
-    monkeypatch.setattr(promoted, "_known", overtaken)
-    held = held_model(home)
-    assert held is not None
-    assert held.card.run == "open-2"
 
 
 def test_what_is_not_signed_by_the_pinned_coordinator_is_refused_and_what_is_held_stays(
@@ -137,3 +117,42 @@ def test_a_model_signed_before_the_signing_key_changed_is_still_taken(house: Hou
     update_roster(home, house.office.roster_bytes())
     assert take_promoted(home, folder).card.run == "open-1"
     assert take_promoted(home, export("open-2", "second")).alias.number == 2
+
+
+def test_of_two_that_are_taken_at_once_the_newer_stays(
+    house: House, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = house.home("north")
+    older, newer = export("open-1", "first"), export("open-2", "second")
+    beside = threading.Thread(target=take_promoted, args=(home, newer))
+
+    def checked(card: Card) -> None:
+        monkeypatch.setattr("silhouette_client.promoted.check_privacy", check_privacy)
+        check_privacy(card)
+        beside.start()
+        beside.join(0.5)  # it has to wait for this one; if it did not, it would be done by then
+
+    monkeypatch.setattr("silhouette_client.promoted.check_privacy", checked)
+    take_promoted(home, older)
+    beside.join()
+    held = held_model(home)
+    assert held is not None
+    assert held.alias.number == 2
+
+
+def test_a_model_is_read_whole_while_another_is_taken(
+    house: House, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = house.home("north")
+    take_promoted(home, export("open-1", "first"))
+    second = export("open-2", "second")
+
+    def taken_meanwhile(of: object) -> tuple[bytes, ...]:
+        monkeypatch.setattr("silhouette_client.promoted.signing_keys", signing_keys)
+        take_promoted(home, second)  # the files of the first one go
+        return signing_keys(home)
+
+    monkeypatch.setattr("silhouette_client.promoted.signing_keys", taken_meanwhile)
+    held = held_model(home)
+    assert held is not None
+    assert held.card.run == "open-2"

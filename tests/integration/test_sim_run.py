@@ -271,6 +271,19 @@ def test_own_counts_stand_beside_and_with_what_was_released(desk: Desk) -> None:
     assert {name: len(own) for name, own in ranks.groupby("row")} == dict.fromkeys(rows, PEOPLE)
 
 
+def test_the_rounds_of_a_model_are_told_also_where_it_stands_with_counts_alone(desk: Desk) -> None:
+    plan = PLAN.replace(
+        "[evaluation]\n", '[evaluation]\nrows = ["federated_with_own_counts", "local_only_with_counts"]\n'
+    )
+    done = desk.run(desk.plan(plan), "--mode", "none")
+    assert done.code == 0, done.err
+    rounds = pd.read_csv(Path(done.document["folder"]) / "rounds.csv")
+    assert {name: list(own) for name, own in rounds.groupby("row")["round"]} == {
+        name: [1, 2, 3] for name in ("federated", *(f"local_only/partner-{number}" for number in range(3)))
+    }
+    assert "federated" in (Path(done.document["folder"]) / "report.html").read_text()
+
+
 def test_a_plan_without_private_rounds_spends_everything_on_the_statistics(desk: Desk) -> None:
     done = desk.run(desk.plan(COUNTED), "--mode", "local", "--epsilon", 4)
     assert done.code == 0, done.err

@@ -8,7 +8,6 @@ from tests.people import encoder
 from tests.simulations.test_probes import PEOPLE, partner
 
 from silhouette_shared.errors import UsageError
-from silhouette_shared.model.encoder import at_last
 from silhouette_shared.model.evaluation import Interval
 from silhouette_simulations.mixing import counts_of, counts_traffic, mix, rank_with_counts, with_counts
 from silhouette_simulations.rows import rank_model, rank_quickly, ranks_of_targets
@@ -24,7 +23,7 @@ def test_without_weight_the_ranks_and_lists_are_the_models_and_with_one_they_are
     assert torch.equal(alone.top, rank_model(model, people, CPU).ranking.top)
     rows = torch.arange(PEOPLE)
     batch = people.known.batch(rows, model.history_length)
-    scores = model.item_scores(at_last(model(batch).state, batch.lengths))
+    scores = model.next_item_scores(batch)
     counted = torch.from_numpy(counts.scores([own.numpy() for own in people.known.items.split(8)])).float()
     expected = ranks_of_targets(with_counts(scores, counted, 0.5), people, people.known, rows)
     assert torch.equal(both.ranks, expected)

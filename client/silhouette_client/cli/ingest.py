@@ -71,7 +71,7 @@ def ingest_command(
     rules = read_mapping(mapping)
     items = None if catalogue is None else lines_of(catalogue, "item ids")
     from silhouette_client.ingest.describing import counts, coverage
-    from silhouette_client.profiles.vault import excluded
+    from silhouette_client.profiles.vault import ExcludedAtUse
 
     absorb(place)  # what was pushed came first
     before = counts(place)
@@ -80,7 +80,7 @@ def ingest_command(
         rules,
         sources,
         now=int(time.time()),
-        exclusions=excluded(place, lambda: passphrase(passphrase_file)),
+        exclusions=ExcludedAtUse(place, lambda: passphrase(passphrase_file)),
         progress=lambda line: console.print(line, markup=False, highlight=False),
     )
     document = summary(
@@ -107,12 +107,15 @@ def quarantine_command(
     from itertools import islice
 
     from silhouette_client.ingest.manifest import reasons
-    from silhouette_client.ingest.records import read_records
+    from silhouette_client.ingest.records import open_records, reading
 
-    total, rows = read_records(
-        silhouette_home(home),
-        lambda records: (reasons(records.manifest.files), list(islice(records.quarantine(), most or None))),
-    )
+    place = silhouette_home(home)
+
+    def read() -> tuple[dict[str, int], list[tuple[str, str, int, str, str]]]:
+        records = open_records(place)
+        return reasons(records.manifest.files), list(islice(records.quarantine(), most or None))
+
+    total, rows = reading(place, read)
     if output is Format.json:
         emit(
             {

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from silhouette_client.cli.lines import lines_of
 from silhouette_shared.cli import Format, FormatOption, HomeOption, emit, silhouette_home
 from silhouette_shared.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def response_command(
@@ -44,9 +47,9 @@ def response_command(
     """
     import pandas as pd
 
-    from silhouette_client.ingest.absorb import absorb_if_free
+    from silhouette_client.ingest.absorb import absorb_if_free, with_waiting
     from silhouette_client.ingest.pushed import Journal
-    from silhouette_client.ingest.records import read_records
+    from silhouette_client.ingest.records import open_records, reading
     from silhouette_client.live.response import responses
     from silhouette_shared.schema import BEHAVIOURS
 
@@ -54,9 +57,13 @@ def response_command(
     if strange := sorted(set(wanted) - set(BEHAVIOURS)):
         raise UsageError(f"expected behaviours out of {', '.join(BEHAVIOURS)}, got {', '.join(strange)}; change it")
     items = lines_of(catalogue, "item ids") if catalogue is not None else _own_items(place)
-    absorb_if_free(place)
-    columns = ["user", "item", "behaviour", "timestamp"]
-    table = read_records(place, lambda records: records.table("events", columns))
+    waiting, columns = absorb_if_free(place), ["user", "item", "behaviour", "timestamp"]
+
+    def read() -> pa.Table | None:
+        records = open_records(place)
+        return with_waiting(records, records.table("events", columns), waiting)
+
+    table = reading(place, read)
     events = pd.DataFrame(columns=columns) if table is None else table.to_pandas()
     journal = Journal.open_if_there(place)
     found = []

@@ -79,10 +79,12 @@ def build_command(
     """Build the profiles of this node's people with its promoted model; only who or whose model changed.
 
     The first time it makes store and keys. Left out are people without consent to the purpose and those on the
-    exclusion list. Killed, run it again: it goes on. Profiles of older models go at the end. A node that runs builds
+    exclusion list. Killed, run it again: it goes on. Profiles of older models go at the end. Beside a service, whoever
+    it wrote meanwhile stays as it wrote them; another build is waited for. A node that runs builds
     by itself after each promoted model, with purpose, count and times to keep as they were chosen last.
     """
     from silhouette_client.profiles.choices import Choices
+    from silhouette_client.profiles.one_build import one_build
     from silhouette_client.profiles.store import Retention
     from silhouette_client.profiles.vault import Vault, new_protector
 
@@ -91,16 +93,19 @@ def build_command(
         raise UsageError("expected --partner with --run alone, got no run; leave it out, or name the run")
     choices = Choices(purpose=purpose, count=count, keep=kept.seconds)
     source = _of_node(place, choices, everybody) if run is None else _of_run(run, partner)
-    with Vault.open(
-        place,
-        passphrase=lambda: passphrase(passphrase_file),
-        make=None
-        if (place / "profiles.key").exists()
-        else new_protector(
-            passphrase(passphrase_file, confirm=passphrase_file is None) if protect else None, protector
-        ),
-        retention=kept,
-    ) as vault:
+    with (
+        one_build(place, lambda: console.print("another build runs; this one goes on when it has ended")),
+        Vault.open(
+            place,
+            passphrase=lambda: passphrase(passphrase_file),
+            make=None
+            if (place / "profiles.key").exists()
+            else new_protector(
+                passphrase(passphrase_file, confirm=passphrase_file is None) if protect else None, protector
+            ),
+            retention=kept,
+        ) as vault,
+    ):
         document = source(vault)
     if output is Format.json:
         emit(document)
@@ -138,16 +143,17 @@ def _of_node(home: Path, choices: Choices, everybody: bool) -> Callable[[Vault],
 
     from silhouette_client.profiles.building import build_node
     from silhouette_client.profiles.choices import write_choices
-    from silhouette_client.profiles.node_model import promoted_model
+    from silhouette_client.profiles.node_model import HeldModel
 
-    model = promoted_model(home, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    models = HeldModel(home, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    models.newest()  # before keys are made
 
     def build(vault: Vault) -> dict[str, Any]:
         write_choices(home, choices)  # first: a build that is killed is ended in the same way, by whomever
-        done = build_node(
+        model, done = build_node(
             home,
             vault,
-            model,
+            models,
             choices,
             who(),
             everybody=everybody,

@@ -27,7 +27,6 @@ _LOG = logging.getLogger(__name__)
 NAME = "pushed events"
 _CONTENT = hashlib.sha256(b"silhouette.pushed.v1").hexdigest()
 _PART_ROWS = 1_000_000
-_READER_SECONDS = 2.0  # as long as another reader takes that puts the same among the records
 
 
 def absorb(home: Path, patience: float | None = None) -> int:
@@ -54,12 +53,37 @@ def absorb(home: Path, patience: float | None = None) -> int:
     return kept
 
 
-def absorb_if_free(home: Path) -> None:
-    """The same for a reader: while another process writes for long, what is waiting waits on."""
+def absorb_if_free(home: Path) -> list[Pushed]:
+    """The same for a reader; gives what waits on because another process writes, which the reader adds by itself.
+
+    What is given may be among the records by the time they are read: rows are known by their identities.
+
+    Raises:
+        UnavailableError: If the journal cannot be used.
+        IntegrityError: If journal or records are damaged.
+    """
     try:
-        absorb(home, _READER_SECONDS)
+        absorb(home, patience=0.0)
     except UnavailableError as error:
-        _LOG.warning("what was pushed lately is left for the next time: %s", error)
+        _LOG.warning("what was pushed lately waits on: %s", error)
+        if (journal := Journal.open_if_there(home)) is not None:
+            with journal:
+                return [event for _, event in journal.waiting()]
+    return []
+
+
+def with_waiting(records: Records, events: pa.Table | None, waiting: Sequence[Pushed]) -> pa.Table | None:
+    """The events of the records, of any of their columns, and after them those waiting that are not among them."""
+    if not waiting:
+        return events
+    table = rows_of(waiting)
+    known = [records.names_of(part) for part in records.manifest.parts_of("events")]
+    again = repeated(identities(table), np.concatenate(known) if known else np.zeros(0, np.uint64))
+    rows = table.filter(pa.array(~again))
+    if events is None:
+        return rows
+    shared = [name for name in events.column_names if name in rows.column_names]
+    return pa.concat_tables([events, rows.select(shared)], promote_options="default").unify_dictionaries()
 
 
 def rows_of(events: Sequence[Pushed]) -> pa.Table:

@@ -205,22 +205,37 @@ class Journal:
         """Note that profiles followed these events."""
         self._each("UPDATE events SET applied = 1 WHERE number IN ({})", numbers)
 
+    def take_back(self, events: Collection[int] = (), shown: Collection[int] = ()) -> None:
+        """Remove entries as if they had never come, overwritten as in `remove`; of people erased in that moment.
+
+        Raises:
+            UnavailableError: If they are gone but a reader kept the log from being emptied.
+        """
+        self._each("DELETE FROM events WHERE number IN ({})", events)
+        self._each("DELETE FROM shown WHERE number IN ({})", shown)
+        with self._explained(), self._lock:
+            scrub(self._connection, str(self._path))
+
     def settle(self, numbers: Collection[int]) -> None:
         """Forget the content of events that are among the records now; their ids stay known."""
         self._each("UPDATE events SET sealed = NULL WHERE number IN ({})", numbers)
 
     # Recommendations
 
-    def show(self, shown: Iterable[Shown]) -> None:
-        """Write down what was recommended."""
+    def show(self, shown: Iterable[Shown]) -> list[int]:
+        """Write down what was recommended; gives the numbers of the entries."""
         rows = []
         for one in shown:
             person = self._hash(self._people, one.user.encode())
             content = json.dumps([one.user, one.model, one.time, list(one.items)], ensure_ascii=False).encode()
             rows.append((person, one.time, self._seal(content, b"shown" + person)))
-        if rows:
-            with self._writing() as connection:
-                connection.executemany("INSERT INTO shown (person, time, sealed) VALUES (?, ?, ?)", rows)
+        if not rows:
+            return []
+        with self._writing() as connection:
+            added = [
+                connection.execute("INSERT INTO shown (person, time, sealed) VALUES (?, ?, ?)", row) for row in rows
+            ]
+        return [int(one.lastrowid or 0) for one in added]
 
     def shown(self, user: str | None = None) -> Iterator[Shown]:
         """What was recommended to everybody or to one person, oldest first.

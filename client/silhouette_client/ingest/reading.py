@@ -14,10 +14,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from silhouette_client.ingest.absorb import absorb_if_free
+from silhouette_client.ingest.absorb import absorb_if_free, with_waiting
 from silhouette_client.ingest.consent import consenting
 from silhouette_client.ingest.packing import pack
-from silhouette_client.ingest.records import Records, read_records
+from silhouette_client.ingest.pushed import Pushed
+from silhouette_client.ingest.records import Records, open_records, reading
 from silhouette_client.ingest.take_in import Exclusions, Nobody
 from silhouette_shared.errors import RefusedError, UsageError
 from silhouette_shared.model.histories import Histories
@@ -65,7 +66,7 @@ def read_people(
     purpose: str = "training",
     *,
     exclusions: Exclusions | None = None,
-    pushed: bool = True,
+    waiting: Sequence[Pushed] | None = None,
 ) -> People:
     """The histories of everybody whose records may be used for a purpose, in the order of ids.
 
@@ -77,27 +78,26 @@ def read_people(
         attributes: Classes of each declared attribute, in order; one that the node does not hold is unknown.
         purpose: As in the consent table.
         exclusions: Who is left out whatever they consented to.
-        pushed: Put what applications pushed among the records first.
+        waiting: What applications pushed and is not among the records; None to put it there first.
 
     Raises:
         UsageError: If there are no events, or an attribute has another class.
         RefusedError: If nobody may be used for the purpose.
         IntegrityError: If the records are damaged.
     """
-    if pushed:
-        absorb_if_free(home)
-    out = exclusions or Nobody()
-    return read_records(home, lambda records: _people(records, items, attributes, purpose, out))
+    left = absorb_if_free(home) if waiting is None else waiting
+    return reading(home, lambda: _read(open_records(home), left, items, attributes, purpose, exclusions or Nobody()))
 
 
-def _people(
+def _read(
     records: Records,
+    waiting: Sequence[Pushed],
     items: Mapping[str, int],
     attributes: Mapping[str, Sequence[str]],
     purpose: str,
     exclusions: Exclusions,
 ) -> People:
-    events = records.table("events", _EVENT_COLUMNS)
+    events = with_waiting(records, records.table("events", _EVENT_COLUMNS), waiting)
     if events is None or not events.num_rows:
         raise UsageError("expected people's events, found none; `silhouette node ingest` takes them in")
     users = events.column("user").combine_chunks()

@@ -2,8 +2,8 @@
 
 A part counts only when the manifest names it, and the manifest is replaced in one step. So whatever is killed at
 whatever moment, the folder holds what it held before or what it was to hold after; a part that nobody names is removed
-by the next writer. One process writes at a time; the next one waits for a moment. A reader needs no lock:
-`read_records` reads again where a writer has removed a part meanwhile.
+by the next writer. One process writes at a time; the next one waits for a moment. A reader needs no lock; one that
+meets the removal of a part reads again (`reading`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ from silhouette_client.ingest.folder import FOLDER, manifest_of
 from silhouette_client.ingest.manifest import FORMAT, Manifest, Part
 from silhouette_client.ingest.mapping import TIME_COLUMNS
 from silhouette_client.ingest.reasons import CODES
-from silhouette_client.ingest.vault import MissingPartError, Vault, open_key, write_whole
+from silhouette_client.ingest.vault import Vault, open_key, write_whole
 from silhouette_shared.errors import IntegrityError, UnavailableError
-from silhouette_shared.files import lock_alone
+from silhouette_shared.files import lock_alone, stamp
+
+_T = TypeVar("_T")
+_MOST_READINGS = 20  # a reading takes longer than a commit, so more than one again is rare
 
 IDENTITY = "identity"
 """Column of a part that names each row; see `identity.py`."""
@@ -38,8 +41,6 @@ IDENTITY = "identity"
 _PATIENCE_SECONDS = 4.0
 """How long a writer waits for another: to put in what was pushed takes less, to take in a large file far longer; and an
 erasure at a running service, which holds up pushes meanwhile, is answered before its application gives up."""
-
-Found = TypeVar("Found")
 
 
 class Records:
@@ -129,9 +130,7 @@ class Records:
 
 
 def open_records(home: Path) -> Records:
-    """The people of a node as they are now, for reading; none if nothing was ever taken in.
-
-    A writer may remove a part before it is read; `read_records` reads again then.
+    """The people of a node, for reading; none if nothing was ever taken in.
 
     Raises:
         IntegrityError: If the manifest or the key is damaged or missing.
@@ -143,23 +142,24 @@ def open_records(home: Path) -> Records:
     return Records(folder, vault, _read_manifest(folder, vault))
 
 
-def read_records(home: Path, read: Callable[[Records], Found]) -> Found:
-    """What `read` finds among the people of a node, all of it as it was at one time.
+def reading(home: Path, read: Callable[[], _T]) -> _T:
+    """Read what a node holds, and again where another process replaced the parts meanwhile.
 
-    It is called again with newer records where a writer has removed a part that it was about to read.
+    Args:
+        home: Of the node.
+        read: Opens the records and reads all it needs.
 
     Raises:
-        IntegrityError: If manifest, key or a part is damaged or missing.
+        IntegrityError: As `read` does, of records that stayed as they were.
     """
-    records = open_records(home)
-    while True:
+    for _ in range(_MOST_READINGS):
+        before = stamp(manifest_of(home / FOLDER))
         try:
-            return read(records)
-        except MissingPartError:
-            newer = open_records(home)
-            if newer.manifest == records.manifest:
+            return read()
+        except IntegrityError:
+            if stamp(manifest_of(home / FOLDER)) == before:
                 raise
-            records = newer
+    return read()
 
 
 @contextmanager

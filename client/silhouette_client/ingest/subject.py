@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from silhouette_client.ingest.absorb import absorb_if_free
+from silhouette_client.ingest.absorb import absorb_if_free, with_waiting
 from silhouette_client.ingest.mapping import TIME_COLUMNS
-from silhouette_client.ingest.pushed import Journal
-from silhouette_client.ingest.records import IDENTITY, Records, read_records
+from silhouette_client.ingest.pushed import Journal, Pushed
+from silhouette_client.ingest.records import IDENTITY, open_records, reading
 
 TABLES = ("events", "users", "edges", "tags", "consent")
 
@@ -25,8 +26,8 @@ def rows_of(home: Path, user: str) -> dict[str, list[dict[str, Any]]]:
     Raises:
         IntegrityError: If the records are damaged.
     """
-    absorb_if_free(home)
-    found = read_records(home, lambda records: _rows(records, user))
+    waiting = absorb_if_free(home)
+    found = reading(home, lambda: _rows(home, user, waiting))
     if (journal := Journal.open_if_there(home)) is not None:
         with journal:
             shown = [{"model": one.model, "time": one.time, "items": list(one.items)} for one in journal.shown(user)]
@@ -35,10 +36,12 @@ def rows_of(home: Path, user: str) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _rows(records: Records, user: str) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+def _rows(home: Path, user: str, waiting: Sequence[Pushed]) -> dict[str, list[dict[str, Any]]]:
+    records, found = open_records(home), {}
     for name in TABLES:
         table = records.table(name)
+        if name == "events":
+            table = with_waiting(records, table, waiting)
         if table is None:
             continue
         keep = pa.array([False] * table.num_rows, pa.bool_())
@@ -46,7 +49,7 @@ def _rows(records: Records, user: str) -> dict[str, list[dict[str, Any]]]:
             if column in table.column_names:
                 own = pc.equal(table.column(column).cast(pa.string()).combine_chunks(), user)
                 keep = pc.or_(keep, pc.fill_null(own, fill_value=False))
-        rows = table.filter(keep).drop_columns([IDENTITY]).to_pylist()
+        rows = table.filter(keep).select([name for name in table.column_names if name != IDENTITY]).to_pylist()
         if rows:
             found[name] = rows
     return found

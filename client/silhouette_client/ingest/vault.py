@@ -24,10 +24,6 @@ _MAGIC = b"SILPEOPLE\x01"
 _NONCE_BYTES = 12
 
 
-class MissingPartError(IntegrityError):
-    """A part is not there: lost, or removed by another process since the manifest that names it was read."""
-
-
 class Vault:
     """Files in a folder, sealed with one key.
 
@@ -58,14 +54,13 @@ class Vault:
         """Read a file.
 
         Raises:
-            MissingPartError: If it is not there.
-            IntegrityError: If it is damaged or another one.
+            IntegrityError: If it is missing, damaged or another one.
         """
         path = self._folder / name
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            raise MissingPartError(f"{path}: expected a part of the people's records, found none; restore it") from None
+            raise IntegrityError(f"{path}: expected a part of the people's records, found none; restore it") from None
         start = len(_MAGIC) + _NONCE_BYTES
         try:
             if not content.startswith(_MAGIC):

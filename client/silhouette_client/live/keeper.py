@@ -88,6 +88,7 @@ class Keeper:
         Raises:
             SilhouetteError: If one cannot be used; the service goes on with the one before.
         """
+        turn = 0 if self._updater is None else self._updater.turn()
         stamp = self._models.stamp()
         if stamp != self._model and time.monotonic() >= self._not_before:
             self._not_before = time.monotonic() + _AGAIN_SECONDS
@@ -95,7 +96,8 @@ class Keeper:
             self._model, self._not_before = stamp, 0.0
         if self._updater is not None:
             self._updater.flush()
-            self._updater.refresh()
+            if not self._updater.refresh() and stamp == self._model:
+                self._updater.settle(turn)
         segments = self._vault.segment_stamp()
         if segments != self._segments:
             self.service.follow_segments(StoredSegments(self._vault.segments(_WHO)))

@@ -12,10 +12,12 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from silhouette_client.ingest.absorb import rows_of
 from silhouette_client.ingest.consent import consenting
+from silhouette_client.ingest.identity import identities as names_of
 from silhouette_client.ingest.pushed import Pushed
 from silhouette_client.ingest.reading import read_people
-from silhouette_client.ingest.records import Records, read_records
+from silhouette_client.ingest.records import Records, open_records, reading
 from silhouette_client.ingest.take_in import Exclusions
 from silhouette_client.profiles.update import NewEvents, with_events
 from silhouette_shared.errors import RefusedError
@@ -61,20 +63,31 @@ class LivePeople:
         attributes: Mapping[str, Sequence[str]],
         purpose: str,
         out: Exclusions,
+        waiting: Sequence[Pushed] = (),
     ) -> LivePeople:
         """Everybody whose records may be used for a purpose; nobody where the node holds nothing yet.
+
+        Args:
+            home: Of the node.
+            items: Number of each item of the catalogue, from 1.
+            attributes: Classes of each declared attribute, in order.
+            purpose: As in the consent table.
+            out: Who is left out.
+            waiting: What was pushed and may not be among the records.
 
         Raises:
             IntegrityError: If the records are damaged.
             UsageError: If a declared attribute has another class.
         """
-        decided, silence, names = read_records(home, lambda records: (*_consent(records, purpose), _names(records)))
+        decided, silence, names = reading(home, lambda: _known(open_records(home), purpose))
+        if waiting:
+            names.append(names_of(rows_of(waiting)))
         identities = np.sort(np.concatenate(names)) if names else np.zeros(0, np.uint64)
         users: tuple[str, ...] = ()
         histories = _nobody(len(attributes))
         if len(identities):
             try:
-                found = read_people(home, items, attributes, purpose, exclusions=out, pushed=False)
+                found = read_people(home, items, attributes, purpose, exclusions=out, waiting=waiting)
                 users, histories = found.users, found.histories
             except RefusedError:  # nobody consented yet
                 pass
@@ -181,9 +194,10 @@ def _first(new: NewEvents, attributes: int, *, has_times: bool) -> Histories:
     )
 
 
-def _names(records: Records) -> list[NDArray[np.uint64]]:
-    """Identities of all events that the node holds, a part each."""
-    return [records.names_of(part) for part in records.manifest.parts_of("events")]
+def _known(records: Records, purpose: str) -> tuple[dict[str, bool], bool, list[NDArray[np.uint64]]]:
+    """What `_consent` says, and the identities of all events."""
+    names = [records.names_of(part) for part in records.manifest.parts_of("events")]
+    return *_consent(records, purpose), names
 
 
 def _consent(records: Records, purpose: str) -> tuple[dict[str, bool], bool]:

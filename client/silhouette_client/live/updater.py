@@ -2,6 +2,9 @@
 
 What was acknowledged is on the disk and in every answer. The order is: journal, profile, acknowledgement. A kill in
 between leaves events whose profile did not follow; the next start, or the same push sent again, makes it follow.
+
+Records, model and exclusion list change beside this; what was written since they were last seen unchanged is made
+again once they are read (`settle`).
 """
 
 from __future__ import annotations
@@ -16,14 +19,14 @@ from typing import Protocol
 
 from silhouette_client.ingest.absorb import absorb_if_free, rows_of
 from silhouette_client.ingest.columns import LONGEST
-from silhouette_client.ingest.folder import FOLDER, manifest_of
 from silhouette_client.ingest.identity import identities
-from silhouette_client.ingest.pushed import Journal, Pushed, Shown
+from silhouette_client.ingest.pushed import Added, Journal, Pushed, Shown
 from silhouette_client.ingest.removal import remove_people
 from silhouette_client.ingest.take_in import Exclusions
 from silhouette_client.live.people import LivePeople, joined
+from silhouette_client.offers.people import stamp_of
 from silhouette_client.profiles.building import made_records, sources_of
-from silhouette_client.profiles.choices import read_choices
+from silhouette_client.profiles.choices import CHOICES_NAME, read_choices
 from silhouette_client.profiles.node_model import NodeModel
 from silhouette_client.profiles.record import ProfileRecord
 from silhouette_client.serving.service import Event, PushOutcome
@@ -49,6 +52,7 @@ class Profiles(Protocol):
         who: str,
         method: str,
         sources: Mapping[str, bytes] | None = None,
+        parts: bytes = b"",
     ) -> tuple[int, int]:
         """As `Vault.put_many`."""
         ...
@@ -71,7 +75,7 @@ class LiveUpdater:
         model: Makes them.
         journal: Opened.
         people: Everybody's histories.
-        read: Stamp of the records that they were read from.
+        read: Stamps of what they were read from.
         clock: Seconds since 1970.
     """
 
@@ -82,7 +86,7 @@ class LiveUpdater:
         model: NodeModel,
         journal: Journal,
         people: LivePeople,
-        read: tuple[int, ...],
+        read: tuple[tuple[int, ...], ...],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._home, self._vault, self._model, self._journal, self._clock = home, vault, model, journal, clock
@@ -93,7 +97,10 @@ class LiveUpdater:
         self._since: list[tuple[str, int, Pushed]] | None = None  # what came while histories are read anew
         self._shown: list[Shown] = []
         self._applied: list[int] = []
-        self._behind: set[str] = set()  # whose profile may be of the model before
+        self._behind: set[str] = set()  # whose profile may be of the model or the records before
+        self._lately: dict[str, int] = {}  # whose profile was written at which turn, since `settle`
+        self._turn = 0
+        self._forgotten: set[str] = set()  # while histories are read anew
         self._shown_lock = threading.Lock()
 
     @classmethod
@@ -134,7 +141,7 @@ class LiveUpdater:
         out = self._vault.left_out({event.user for event in events})
         kept = [(event.id, _canonical(event)) for event in events if event.user not in out]
         with self._lock:
-            return self._take(kept, len(events) - len(kept), who)
+            return self._take(kept, len(events), who)
 
     def note_shown(self, user: str, model: str, items: Sequence[str]) -> None:
         """Remember what was recommended; on the disk within a second or two (`flush`)."""
@@ -151,25 +158,32 @@ class LiveUpdater:
         with self._shown_lock:
             waiting, self._shown = self._shown, []
         out = self._vault.left_out({one.user for one in waiting})
-        self._journal.show(one for one in waiting if one.user not in out)
+        kept = [one for one in waiting if one.user not in out]
+        numbers = self._journal.show(kept)
+        if late := self._vault.left_out({one.user for one in kept}):
+            self._journal.take_back(
+                shown=[number for number, one in zip(numbers, kept, strict=True) if one.user in late]
+            )
 
     def forget(self, user: str) -> dict[str, int]:
         """Remove a person's events from the records, the journal and this memory; says what went."""
         with self._lock:
             self._behind.discard(user)
+            self._lately.pop(user, None)
             with self._shown_lock:
                 self._shown = [one for one in self._shown if one.user != user]
             removed = remove_people(self._home, {user})
             self._people.forget(user)
             if self._since is not None:
                 self._since = [one for one in self._since if one[0] != user]
+                self._forgotten.add(user)  # what is read just now may hold them
         return removed
 
     def refresh(self, model: NodeModel | None = None) -> bool:
-        """Read the histories again if the records were changed, or for another model; says whether they were.
+        """Read the histories again if records or exclusion list changed, or for another model; says whether they were.
 
-        With another model, whoever had an event meanwhile gets a profile of it at the next `flush`: a build that runs
-        beside this one may have written theirs before a push put the model before in its place.
+        Whoever had an event since they were last seen unchanged gets a profile anew at the next `flush`: what was
+        pushed was added to the history before, and a build may have written theirs before that.
 
         Args:
             model: Makes profiles from now on; the one before if None.
@@ -179,12 +193,15 @@ class LiveUpdater:
         """
         chosen = self._model if model is None else model
         with self._lock:
-            if chosen is self._model and stamp(manifest_of(self._home / FOLDER)) == self._stamp:
+            if chosen is self._model and _stamps(self._home) == self._stamp:
                 return False
             self._since = []
         try:
             people, read = _load(self._home, self._vault, chosen)  # without the lock: pushes go on
+            count = read_choices(self._home).count
             with self._lock:
+                for user in self._forgotten:
+                    people.forget(user)
                 for user, identity, event in self._since or ():
                     if not people.knows(identity):
                         if people.may_use(user) and people.in_catalogue(event.item):
@@ -192,31 +209,65 @@ class LiveUpdater:
                         people.note([identity])
                 if chosen is not self._model:
                     self._behind |= {user for user, _, _ in self._since or ()}
-                self._people, self._stamp, self._model = people, read, chosen
+                self._behind |= self._lately.keys()
+                self._lately.clear()
+                self._people, self._stamp, self._model, self._count = people, read, chosen, count
         finally:
             with self._lock:
                 self._since = None
+                self._forgotten.clear()
         return True
 
+    def turn(self) -> int:
+        """How many times profiles were written; for `settle`, before model and records are looked at."""
+        with self._lock:
+            return self._turn
+
+    def settle(self, turn: int) -> None:
+        """Note that model and records were found unchanged after a turn: what was written till then is right."""
+        with self._lock:
+            self._lately = {user: at for user, at in self._lately.items() if at > turn}
+
     def _catch_up(self) -> None:
-        """Write the profiles that a change of the model left behind."""
+        """Write the profiles that a change of model or records left behind."""
         with self._lock:
             if self._behind:
                 self._remake(sorted(self._behind))
                 self._behind.clear()
 
-    def _take(self, kept: Sequence[tuple[str, Pushed]], left_out: int, who: str) -> PushOutcome:
-        rows = [event for _, event in kept]
-        names = identities(rows_of(rows)).tolist() if rows else []
-        own = {name for name in names if self._people.knows(name)}
-        added = self._journal.add(
-            [(given, name, event) for (given, event), name in zip(kept, names, strict=True) if name not in own]
+    def _write_down(
+        self, events: Sequence[tuple[str, Pushed]]
+    ) -> tuple[Sequence[tuple[str, Pushed]], list[tuple[Added, int, Pushed]]]:
+        """Into the journal; gives the events of who may be kept, and what became of those that no file brought.
+
+        An erasure by another process first lists the person and then removes what is written. Who is listed after the
+        writing was perhaps not found by it.
+        """
+        names = identities(rows_of([event for _, event in events])).tolist() if events else []
+        new = [
+            (given, name, event)
+            for (given, event), name in zip(events, names, strict=True)
+            if not self._people.knows(name)
+        ]
+        added = [(one, name, event) for one, (_, name, event) in zip(self._journal.add(new), new, strict=True)]
+        late = self._vault.left_out({event.user for _, event in events})
+        if not late:
+            return events, added
+        self._journal.take_back([one.number for one, _, event in added if event.user in late and not one.repeated])
+        return (
+            [(given, event) for given, event in events if event.user not in late],
+            [(one, name, event) for one, name, event in added if event.user not in late],
         )
+
+    def _take(self, kept: Sequence[tuple[str, Pushed]], asked: int, who: str) -> PushOutcome:
+        kept, added = self._write_down(kept)
+        left_out = asked - len(kept)
         fresh: list[tuple[int, int, Pushed]] = []
         repeated, seen = len(kept) - len(added), set()
-        new = [(name, event) for name, event in zip(names, rows, strict=True) if name not in own]
+        added_now = {one.number for one, _, _ in added if not one.repeated}
+        self._applied = [number for number in self._applied if number not in added_now]  # of events erased since
         done = set(self._applied)
-        for one, (name, event) in zip(added, new, strict=True):
+        for one, name, event in added:
             repeated += one.repeated
             if not one.applied and one.number not in seen and one.number not in done:
                 seen.add(one.number)
@@ -255,7 +306,9 @@ class LiveUpdater:
         together = joined(histories)
         records = made_records(self._model, together, min(self._count, len(self._model.words.items)))
         sources = dict(zip(users, sources_of(together), strict=True))
-        return self._vault.put_many(zip(users, records, strict=True), who, method, sources)[0]
+        self._turn += 1
+        self._lately |= dict.fromkeys(users, self._turn)
+        return self._vault.put_many(zip(users, records, strict=True), who, method, sources, self._model.parts)[0]
 
     def _recover(self) -> None:
         """Profiles of people with events that were written down and not followed by one."""
@@ -276,11 +329,16 @@ class LiveUpdater:
                 self._put([user for user, _ in found], [history for _, history in found], "service", "build")
 
 
-def _load(home: Path, vault: Profiles, model: NodeModel) -> tuple[LivePeople, tuple[int, ...]]:
-    """Everybody's histories, and the stamp of the records from which they are or which are newer."""
-    absorb_if_free(home)
-    read, purpose = stamp(manifest_of(home / FOLDER)), read_choices(home).purpose
-    return LivePeople.load(home, model.numbers, model.words.attributes, purpose, vault.excluded()), read
+def _load(home: Path, vault: Profiles, model: NodeModel) -> tuple[LivePeople, tuple[tuple[int, ...], ...]]:
+    """Everybody's histories, and the stamps of that from which they are or which is older."""
+    waiting = absorb_if_free(home)
+    read, purpose = _stamps(home), read_choices(home).purpose
+    return LivePeople.load(home, model.numbers, model.words.attributes, purpose, vault.excluded(), waiting), read
+
+
+def _stamps(home: Path) -> tuple[tuple[int, ...], ...]:
+    """What changes with the records, the exclusion list, and the purpose for which people are profiled."""
+    return *stamp_of(home), stamp(home / CHOICES_NAME)
 
 
 def _canonical(event: Event) -> Pushed:

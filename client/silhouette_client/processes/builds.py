@@ -123,15 +123,17 @@ def build_all(home: Path) -> None:
     from silhouette_client.node_folder import DEVICE_VARIABLE
     from silhouette_client.profiles.building import build_node
     from silhouette_client.profiles.choices import read_choices
-    from silhouette_client.profiles.node_model import promoted_model
+    from silhouette_client.profiles.node_model import HeldModel
+    from silhouette_client.profiles.one_build import one_build
     from silhouette_client.profiles.store import Retention
     from silhouette_client.profiles.vault import Vault
 
     os.nice(_GENTLE)
-    model = promoted_model(home, torch.device(os.environ.get(DEVICE_VARIABLE, "cpu")))
-    choices = read_choices(home)
-    with Vault.open(home, retention=Retention(seconds=choices.keep)) as vault:
-        done = build_node(home, vault, model, choices, "agent")
+    models = HeldModel(home, torch.device(os.environ.get(DEVICE_VARIABLE, "cpu")))
+    with one_build(home, lambda: _LOG.info("another build of profiles runs; this one waits for its end")):
+        choices = read_choices(home)
+        with Vault.open(home, retention=Retention(seconds=choices.keep)) as vault:
+            model, done = build_node(home, vault, models, choices, "agent")
     _LOG.info(
         "profiles of %s: %d written, %d unchanged, %d removed, %d expired",
         model.reference,

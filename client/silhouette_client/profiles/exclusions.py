@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from enum import StrEnum
 
-from silhouette_client.profiles.database import ProfileDatabase
+from silhouette_client.profiles.changes import ChangeRows
 from silhouette_shared.errors import RefusedError
 
 _LIST = "exclusion list"  # in messages
@@ -24,7 +24,7 @@ class ExcludedError(RefusedError):
     """A profile was written for a person on the exclusion list. Exit code 3."""
 
 
-class ExclusionRows(ProfileDatabase):
+class ExclusionRows(ChangeRows):
     """The part of a profile store that keeps the exclusion list."""
 
     def exclude(self, person: bytes, kind: Exclusion) -> None:
@@ -35,7 +35,10 @@ class ExclusionRows(ProfileDatabase):
     def include(self, person: bytes) -> bool:
         """Take a person off the exclusion list; says whether they were on it."""
         with self._writing() as connection:
-            return connection.execute("DELETE FROM exclusions WHERE person = ?", (person,)).rowcount > 0
+            was = connection.execute("DELETE FROM exclusions WHERE person = ?", (person,)).rowcount > 0
+            if was:
+                self._note_let_in(connection)
+            return was
 
     def exclusion(self, person: bytes) -> Exclusion | None:
         """Why a person is left out; None if they are not.
@@ -55,6 +58,21 @@ class ExclusionRows(ProfileDatabase):
         with self._reading() as connection:
             rows = connection.execute(_ENTRIES).fetchall()
         return self._checked(rows)
+
+    def unless_excluded(self, people: Collection[bytes], act: Callable[[], None]) -> frozenset[bytes]:
+        """Do something while nobody can be put on the list, but not if some of these people are; gives those.
+
+        For what is made of people's records and kept outside of the store: an erasure comes before it or after it.
+
+        Args:
+            people: From whose records it was made.
+            act: Takes no longer than a push may wait.
+        """
+        with self._writing() as connection:
+            found = self._checked(connection.execute(_ENTRIES).fetchall()).intersection(people)
+            if not found:
+                act()
+        return found
 
     # In a transaction of the store
 

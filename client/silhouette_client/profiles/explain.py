@@ -267,5 +267,5 @@ def _read(encoder: ProfileEncoder, histories: Histories, value: _Value) -> Tenso
 def _first_recommendation(encoder: ProfileEncoder, histories: Histories, person: int) -> int:
     row = torch.tensor([person], device=histories.items.device)
     batch = histories.batch(row, encoder.history_length)
-    scores = encoder.item_scores(at_last(encoder(batch).state, batch.lengths))
+    scores = encoder.next_item_scores(batch)
     return int(top_items(scores, seen_items(histories, row), 1)[0, 0])

@@ -4,6 +4,7 @@ None of it is ever sent, and none of it enters a shared forward pass, so none of
 for a model and kept; a profile that is made later, of one person with one more event, needs no other person's record.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ class LocalParts:
     heads: Heads
     tastes: Tastes | None
     transitions: OwnTransitions | None = None
+    digest: bytes = b""  # of the bytes that they are kept as: two builds that learnt the same have the same
 
     def completed(
         self, encoder: ProfileEncoder, histories: Histories, records: Sequence[ProfileRecord]
@@ -116,6 +118,11 @@ def pack_parts(parts: LocalParts) -> bytes:
     return save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
+def digest_of(content: bytes) -> bytes:
+    """Names parts by the bytes that they are kept as."""
+    return hashlib.blake2b(content, digest_size=32).digest()
+
+
 def unpack_parts(content: bytes, device: torch.device) -> LocalParts:
     """The parts that `pack_parts` made bytes of.
 
@@ -155,6 +162,7 @@ def unpack_parts(content: bytes, device: torch.device) -> LocalParts:
             heads=Heads(heads, risk),
             tastes=tastes,
             transitions=transitions,
+            digest=digest_of(content),
         )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise IntegrityError(

@@ -10,7 +10,7 @@ import torch
 from silhouette_client.enrolment.home import NodeHome
 from silhouette_client.offers.run_folder import AgreedRun, read_run
 from silhouette_client.profiles.details import Words
-from silhouette_client.profiles.local_parts import LocalParts, pack_parts, unpack_parts
+from silhouette_client.profiles.local_parts import LocalParts, unpack_parts
 from silhouette_client.promoted import held_model, held_stamp
 from silhouette_shared.cards import Accepted
 from silhouette_shared.cards.content import unpack_model
@@ -42,6 +42,11 @@ class NodeModel:
     local: LocalParts | None = None
 
     @property
+    def parts(self) -> bytes:
+        """Names what was learnt on it; empty where nothing was."""
+        return b"" if self.local is None else self.local.digest
+
+    @property
     def numbers(self) -> dict[str, int]:
         """Number of each item, from 1."""
         return {item: number for number, item in enumerate(self.words.items, start=1)}
@@ -57,6 +62,7 @@ class HeldModel:
 
     def __init__(self, home: Path, device: torch.device) -> None:
         self._home, self._device = home, device
+        self._newest: tuple[tuple[int, ...], NodeModel] | None = None
 
     def stamp(self) -> tuple[int, ...]:
         """Changes with the model and with what the node learnt on it; empty if there is no model. Reads neither."""
@@ -67,6 +73,13 @@ class HeldModel:
     def load(self) -> NodeModel:
         """Read it; errors as `promoted_model`."""
         return promoted_model(self._home, self._device)
+
+    def newest(self) -> NodeModel:
+        """The same, read again only if it changed since the last time."""
+        stamp = self.stamp()  # before: what changes while it is read is read again the next time
+        if self._newest is None or self._newest[0] != stamp:
+            self._newest = stamp, self.load()
+        return self._newest[1]
 
 
 def promoted_model(home: Path, device: torch.device) -> NodeModel:
@@ -108,13 +121,20 @@ def promoted_model(home: Path, device: torch.device) -> NodeModel:
     )
 
 
-def keep_parts(home: Path, parts: LocalParts) -> None:
-    """Write what a node learnt of its own people, for its owner alone, in place of what it learnt before.
+def keep_parts(home: Path, content: bytes) -> None:
+    """Write what a node learnt of its own people, packed, for its owner alone, in place of what it learnt before.
 
     Raises:
         UnavailableError: If it cannot be written; the old file stays.
     """
-    replace(_parts_path(home), pack_parts(parts))
+    replace(_parts_path(home), content)
+
+
+def tidy_parts(home: Path) -> None:
+    """Remove what a build left that was killed while it wrote what it had learnt; in `one_build`."""
+    path = _parts_path(home)
+    for draft in path.parent.glob(f".{path.name}.*"):
+        draft.unlink()
 
 
 def _kept_parts(home: Path, model: str, device: torch.device) -> LocalParts | None:

@@ -7,7 +7,7 @@ import sqlite3
 from silhouette_client.profiles.keys import Keyring
 from silhouette_shared.errors import IntegrityError, UnavailableError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 REMEDY = "stop the service, keep these files, and put back a backup or build the profiles again"
 
@@ -62,7 +62,17 @@ _SECOND = (
 )
 """New in version 2: from what a record was made, and the segments."""
 
-_SCHEMA = (*_FIRST, *_SECOND)
+_THIRD = (
+    """CREATE TABLE changes (
+    last INTEGER NOT NULL,
+    let_in INTEGER NOT NULL
+) STRICT""",
+)
+"""New in version 3: one row, the numbers of the newest writing transaction and of the last that let somebody in."""
+
+_SCHEMA = (*_FIRST, *_SECOND, *_THIRD)
+
+_BEGIN_CHANGES = "INSERT INTO changes SELECT coalesce(max(version), 0), 0 FROM people"
 
 
 def refuse_newer(connection: sqlite3.Connection, place: str) -> None:
@@ -91,10 +101,14 @@ def create_or_examine(connection: sqlite3.Connection, keyring: Keyring, place: s
         for statement in _SCHEMA:
             connection.execute(statement)
         connection.execute("INSERT INTO identity VALUES (?, ?)", (keyring.store, keyring.seal(b"identity")))
+        connection.execute(_BEGIN_CHANGES)
     schema = _tables(connection)
-    if schema == set(_FIRST) and connection.execute("PRAGMA user_version").fetchone() == (1,):
-        for statement in _SECOND:
+    older = {1: (set(_FIRST), (*_SECOND, *_THIRD)), 2: ({*_FIRST, *_SECOND}, _THIRD)}
+    had, lacking = older.get(connection.execute("PRAGMA user_version").fetchone()[0], (set[str](), ()))
+    if lacking and schema == had:
+        for statement in lacking:
             connection.execute(statement)
+        connection.execute(_BEGIN_CHANGES)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         schema = _tables(connection)
     application = connection.execute("PRAGMA application_id").fetchone()

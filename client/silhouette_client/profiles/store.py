@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from silhouette_client.profiles.exclusions import ExcludedError, Exclusion, ExclusionRows
+from silhouette_client.profiles.exclusions import ExcludedError, Exclusion
 from silhouette_client.profiles.keys import Keyring, WrappedKey
 from silhouette_client.profiles.record import FIELDS, ProfileRecord
 from silhouette_client.profiles.schema import REMEDY
@@ -39,6 +39,7 @@ STORE_NAME = "profiles.sqlite"
 
 _T = TypeVar("_T")
 
+_MAKER_BYTES = 16  # the last of a basis: which model with which local parts
 _NEVER = 2**62  # an expiry that does not come
 ROWS_A_TRANSACTION = 1000  # a tenth of a second: a pushed event waits for no longer
 
@@ -85,7 +86,7 @@ class Counts:
     wrapped_by: Mapping[int, int]  # people by key-encryption key
 
 
-class ProfileStore(ExclusionRows, SegmentRows):
+class ProfileStore(SegmentRows):
     """The encrypted profiles of one node. Use `open`; safe between threads and processes on one machine.
 
     Args:
@@ -133,18 +134,28 @@ class ProfileStore(ExclusionRows, SegmentRows):
                     "expected a person who may be profiled, got one on the exclusion list; lift it with "
                     "`silhouette subject unsuppress` if the person agrees"
                 )
+            _revive(connection, {record.model})
             self._write(connection, person, record)
 
     def put_many(
-        self, records: Iterable[tuple[bytes, ProfileRecord]], sources: Mapping[bytes, bytes] | None = None
+        self,
+        records: Iterable[tuple[bytes, ProfileRecord]],
+        sources: Mapping[bytes, bytes] | None = None,
+        parts: bytes = b"",
+        since: int | None = None,
     ) -> tuple[int, int]:
         """Write many records, a thousand to a transaction; people on the exclusion list are left out.
+
+        A model that was retired is so no more once it made one of them.
 
         Fastest where people come in the order of their HMACs: rows then go to the end of what is there.
 
         Args:
             records: People and what to write of them; of a person who comes twice the last one counts.
             sources: For `current`: from what each record was made. Whoever is not in it has none.
+            parts: For `current`: names the local parts of the model that made them.
+            since: A `newest_change` from before the sources were read: people who were written since are left as they
+                are, and once somebody was let in since, everybody is.
 
         Returns:
             How many people were written and how many left out.
@@ -154,19 +165,23 @@ class ProfileStore(ExclusionRows, SegmentRows):
             with self._writing() as connection:
                 wanted = dict(sorted(dict(part).items()))
                 kept_out = self._excluded_among(connection, wanted)
+                if since is not None:
+                    kept_out |= self._changed_among(connection, wanted, since)
                 for person in kept_out:
                     del wanted[person]
-                self._write_many(connection, wanted, sources or {})
+                _revive(connection, {record.model for record in wanted.values()})
+                self._write_many(connection, wanted, sources or {}, parts=parts)
             left_out += len(kept_out)
             written += len(wanted)
         return written, left_out
 
-    def current(self, model: str, sources: Mapping[bytes, bytes]) -> set[bytes]:
+    def current(self, model: str, sources: Mapping[bytes, bytes], parts: bytes = b"") -> set[bytes]:
         """Those whose record was made by this model from this source, so that nothing has to be built for them.
 
         Args:
             model: As in the records.
             sources: By person: bytes that change with whatever the profile is made from.
+            parts: Names the local parts of the model.
         """
         found = set()
         for part in _parts(sources.items(), ROWS_A_TRANSACTION):
@@ -174,12 +189,28 @@ class ProfileStore(ExclusionRows, SegmentRows):
             with self._reading() as connection:
                 rows = connection.execute(f"{_BASES} ({_marks(people)})", people)
                 for person, version, made_by, seal in rows:
-                    if made_by == model and seal == self._basis(person, version, model, sources[person]):
+                    if made_by == model and seal == self._basis(person, version, model, sources[person], parts):
                         found.add(person)
         return found
 
-    def _basis(self, person: bytes, version: int, model: str, source: bytes) -> bytes:
-        return self._seal("basis", person, version, model, source)
+    def made_otherwise(self, since: int, model: str, parts: bytes = b"") -> bool:
+        """Whether somebody's record was written after a change, and not by this model with these local parts."""
+        with self._reading() as connection:
+            found = connection.execute(_MADE_OTHERWISE, (since, model, self._maker(model, parts))).fetchone()
+        return found is not None
+
+    def _basis(self, person: bytes, version: int, model: str, source: bytes, parts: bytes) -> bytes:
+        return self._seal("basis", person, version, model, source) + self._maker(model, parts)
+
+    def _maker(self, model: str, parts: bytes) -> bytes:
+        return self._seal("maker", model, parts)[:_MAKER_BYTES]
+
+    def _changed_among(self, connection: sqlite3.Connection, people: Collection[bytes], since: int) -> frozenset[bytes]:
+        """Those of some people of whom what was read before a change must not be written; in a transaction."""
+        if self._let_in_since(connection, since):
+            return frozenset(people)
+        rows = connection.execute(f"{_VERSIONS} ({_marks(people)}) AND version > ?", (*people, since))
+        return frozenset(person for person, _ in rows)
 
     def get(self, person: bytes, fields: Collection[str] = FIELDS) -> ProfileRecord | None:
         """The record of one person with the wanted fields; None if there is none, or it is past its time.
@@ -247,24 +278,61 @@ class ProfileStore(ExclusionRows, SegmentRows):
             return Erased((), None, data_key=False, segments=segments)
         return Erased(names_of(row[1]), row[0], data_key=True, segments=segments)
 
-    def remove(self, people: Iterable[bytes]) -> int:
-        """Remove the records of some people, who may come back; says how many had one."""
+    def keep_only(self, people: Collection[bytes], since: int) -> int:
+        """Remove the records of everybody else but of those on the exclusion list; says how many had one.
+
+        Args:
+            people: Who stays.
+            since: A `newest_change` from before it was read who stays: whoever was written since stays as well, and
+                once somebody was let in since, everybody does.
+        """
         gone = 0
-        for part in _parts(people, 100 * ROWS_A_TRANSACTION):  # every part looks through all segments
+        others = (person for person in self.people() if person not in people)
+        for part in _parts(others, 100 * ROWS_A_TRANSACTION):  # every part looks through all segments
             with self._writing() as connection:
-                gone += _remove(connection, part)
-                self._leave_segments(connection, frozenset(part))
+                if self._let_in_since(connection, since):
+                    break
+                old = [
+                    person
+                    for some in _parts(part, ROWS_A_TRANSACTION)
+                    for person in set(some)
+                    - self._excluded_among(connection, some)
+                    - self._changed_among(connection, some, since)
+                ]
+                gone += _remove(connection, old)
+                self._leave_segments(connection, frozenset(old))
+        if gone:
+            self.scrub()
+        return gone
+
+    def keep_model(self, model: str, since: int) -> int:
+        """Remove the records of other models that were not written after a change; says how many there were."""
+        gone = 0
+        while True:
+            with self._writing() as connection:
+                rows = connection.execute(
+                    "SELECT person FROM people WHERE model <> ? AND version <= ? LIMIT ?",
+                    (model, since, ROWS_A_TRANSACTION),
+                ).fetchall()
+                gone += _remove(connection, [person for (person,) in rows])
+            if not rows:
+                break
         if gone:
             self.scrub()
         return gone
 
     # Keeping
 
+    def revive(self, model: str) -> None:
+        """Let the profiles of a model that was retired count again."""
+        with self._writing() as connection:
+            _revive(connection, {model})
+
     def retire(self, keep: str, grace_seconds: int = 0) -> None:
         """Let the profiles of all models but `keep` expire, now or after a while."""
         expires = int(self._clock()) + grace_seconds
         with self._writing() as connection:
-            connection.execute("DELETE FROM models WHERE model = ?", (keep,))
+            _revive(connection, {keep})
             others = connection.execute("SELECT DISTINCT model FROM people WHERE model <> ?", (keep,)).fetchall()
             for (model,) in others:
                 connection.execute(
@@ -306,7 +374,8 @@ class ProfileStore(ExclusionRows, SegmentRows):
         while True:
             with self._writing() as connection:
                 rows = connection.execute(
-                    "SELECT person FROM people WHERE model = ? LIMIT ?", (model, ROWS_A_TRANSACTION)
+                    "SELECT person FROM people JOIN models USING (model) WHERE model = ? LIMIT ?",  # if it still is
+                    (model, ROWS_A_TRANSACTION),
                 ).fetchall()
                 gone += _remove(connection, [person for (person,) in rows])
             if not rows:
@@ -380,23 +449,25 @@ class ProfileStore(ExclusionRows, SegmentRows):
         record: ProfileRecord,
         expires: Mapping[str, int] | None = None,
     ) -> None:
-        self._write_many(connection, {person: record}, {}, expires)
+        self._write_many(connection, {person: record}, {}, expires=expires)
 
     def _write_many(
         self,
         connection: sqlite3.Connection,
         records: Mapping[bytes, ProfileRecord],
         sources: Mapping[bytes, bytes],
+        *,
+        parts: bytes = b"",
         expires: Mapping[str, int] | None = None,
     ) -> None:
         """Each under a new data key, all by a few statements; in the order of HMACs, as the tables have them."""
         people = list(records)
         versions = dict(connection.execute(f"{_VERSIONS} ({_marks(people)})", people).fetchall())
+        version = self._next_change(connection)
         now, kept = int(self._clock()), self._retention.seconds
         ends = {name: now + kept[name] if name in kept else _NEVER for name in FIELDS}
         sealed = [
-            seal_record(self._keyring, person, versions.get(person, 0) + 1, record, expires or ends)
-            for person, record in records.items()
+            seal_record(self._keyring, person, version, record, expires or ends) for person, record in records.items()
         ]
         known = [(person,) for person in versions]
         connection.executemany("DELETE FROM fields WHERE person = ?", known)
@@ -416,7 +487,7 @@ class ProfileStore(ExclusionRows, SegmentRows):
         connection.executemany(
             "INSERT INTO basis VALUES (?, ?)",
             [
-                (one.person, self._basis(one.person, one.version, one.model, sources[one.person]))
+                (one.person, self._basis(one.person, one.version, one.model, sources[one.person], parts))
                 for one in sealed
                 if one.person in sources
             ],
@@ -429,6 +500,9 @@ class ProfileStore(ExclusionRows, SegmentRows):
 # Followed by as many marks as there are people.
 _VERSIONS = "SELECT person, version FROM people WHERE person IN"
 _BASES = "SELECT person, version, model, seal FROM people JOIN basis USING (person) WHERE person IN"
+# A record without a basis was written by nobody who says from what; then the model alone counts.
+_MADE_OTHERWISE = """SELECT 1 FROM people LEFT JOIN basis USING (person)
+WHERE version > ? AND (model <> ? OR substr(seal, -length(?3)) <> ?3) LIMIT 1"""
 
 _READ = """SELECT p.version, p.model, p.fields, p.key_id, p.wrapped, m.expires, m.seal,
     f.field, f.version, f.expires, f.sealed
@@ -441,6 +515,10 @@ def _sealed(person: bytes, rows: Sequence[Sequence[Any]]) -> SealedRecord:
     version, model, mask, key_id, wrapped = rows[0][:5]
     fields = [SealedField(*row[7:]) for row in rows if row[7] is not None]
     return SealedRecord(person, version, model, mask, WrappedKey(key_id, wrapped), fields)
+
+
+def _revive(connection: sqlite3.Connection, models: Collection[str]) -> None:
+    connection.executemany("DELETE FROM models WHERE model = ?", [(model,) for model in models])
 
 
 def _remove(connection: sqlite3.Connection, people: Sequence[bytes]) -> int:

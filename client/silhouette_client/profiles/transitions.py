@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from silhouette_client.profiles.build import PEOPLE_AT_ONCE, seen_items
-from silhouette_shared.model.encoder import ProfileEncoder, at_last
+from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.evaluation import ndcg
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.randomness import ReproducibleSource
@@ -164,7 +164,7 @@ def _alternatives(
         people, seen = people[new], seen[new]
         part, asked = histories.of_people(people), sought[people, None]
         batch = part.batch(torch.arange(len(part), device=device), encoder.history_length)
-        scores = encoder.item_scores(at_last(encoder(batch).state, batch.lengths)).log_softmax(1)
+        scores = encoder.next_item_scores(batch).log_softmax(1)
         had = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, seen, True)
         columns = torch.cat([asked, others.expand(len(part), -1)], 1)
         barred = had.gather(1, columns) | (columns == asked)

@@ -72,6 +72,35 @@ class Excluded:
         return len(self.pseudonyms)
 
 
+class ExcludedAtUse:
+    """Whom an import leaves out: the list as it is when it is first asked for somebody.
+
+    Whoever asks holds the lock of the records by then, and an erasure after that finds them held and is done again.
+
+    Args:
+        home: Of the node.
+        passphrase: Asked if the keys need one.
+
+    Raises:
+        IntegrityError, UnavailableError: As `excluded`.
+    """
+
+    def __init__(self, home: Path, passphrase: Passphrase | None = None) -> None:
+        self._home, self._passphrase, self._before = home, passphrase, excluded(home, passphrase)
+        self._now: Excluded | None = None
+
+    def among(self, users: Sequence[str]) -> set[str]:
+        """Those of the users who are left out."""
+        if self._now is None:
+            keyring = self._before.keyring
+            if keyring is None:
+                self._now = excluded(self._home, self._passphrase)  # the store may have been made since
+            else:
+                with ProfileStore.open(self._home / STORE_NAME, keyring) as store:
+                    self._now = Excluded(store.exclusions(), keyring)
+        return self._now.among(users)
+
+
 def excluded(home: Path, passphrase: Passphrase | None = None) -> Excluded:
     """Whom ingest and training at this node have to leave out; nobody where no store was ever made.
 
@@ -203,14 +232,18 @@ class Vault:
         who: str,
         method: str,
         sources: Mapping[str, bytes] | None = None,
+        parts: bytes = b"",
+        since: int | None = None,
     ) -> tuple[int, int]:
-        """Write people's records; says how many were written and how many are on the exclusion list.
+        """Write people's records; says how many were written, and how many left out as `ProfileStore.put_many` does.
 
         Args:
             records: User and record. A million of them are written fastest in the order of `in_order`.
             who: For the audit log.
             method: For the audit log.
             sources: For `current`, by user.
+            parts: For `current`.
+            since: A `newest_change` from before it was read what they are made from; None where nobody else writes.
         """
 
         def logged() -> Iterator[tuple[bytes, ProfileRecord]]:
@@ -225,24 +258,37 @@ class Vault:
             yield from part
 
         made_from = {self._keyring.pseudonym(user): source for user, source in (sources or {}).items()}
-        return self._store.put_many(logged(), made_from)
+        return self._store.put_many(logged(), made_from, parts, since)
 
     def in_order(self, users: Iterable[str]) -> list[str]:
         """Users in the order in which the store keeps them, which tells nothing about them."""
         return sorted(users, key=self._keyring.pseudonym)
 
-    def current(self, model: str, sources: Mapping[str, bytes]) -> set[str]:
+    def newest_change(self) -> int:
+        """See `ProfileStore.newest_change`: taken before people's events are read, for whoever writes after it."""
+        return self._store.newest_change()
+
+    def let_in_since(self, change: int) -> bool:
+        """Whether somebody left the exclusion list after a change."""
+        return self._store.let_in_since(change)
+
+    def made_otherwise(self, since: int, model: str, parts: bytes = b"") -> bool:
+        """See `ProfileStore.made_otherwise`."""
+        return self._store.made_otherwise(since, model, parts)
+
+    def current(self, model: str, sources: Mapping[str, bytes], parts: bytes = b"") -> set[str]:
         """Users whose record was made by this model from this source; reads no record. See `ProfileStore.current`."""
         people = {self._keyring.pseudonym(user): user for user in sources}
-        found = self._store.current(model, {person: sources[user] for person, user in people.items()})
+        found = self._store.current(model, {person: sources[user] for person, user in people.items()}, parts)
         return {people[person] for person in found}
 
-    def keep_only(self, users: Collection[str], who: str) -> int:
-        """Remove the profiles of everybody else but of suppressed people; says how many went."""
-        kept = {self._keyring.pseudonym(user) for user in users} | self._store.exclusions()
-        others = [person for person in self._store.people() if person not in kept]
+    def keep_only(self, users: Collection[str], who: str, since: int) -> int:
+        """Remove the profiles of everybody else but of suppressed people; see `ProfileStore.keep_only`."""
+        kept = {self._keyring.pseudonym(user) for user in users}
+        left_out = self._store.exclusions()
+        others = [person for person in self._store.people() if person not in kept and person not in left_out]
         self._log.record([Access(who, "remove", person) for person in others], flush=True)
-        return self._store.remove(others)
+        return self._store.keep_only(kept, since)
 
     def everybody(self, who: str, method: str, fields: Collection[str]) -> Iterator[tuple[bytes, ProfileRecord]]:
         """HMAC and record of everybody who is not on the exclusion list; one entry in the log for all."""
@@ -312,6 +358,20 @@ class Vault:
     def left_out(self, users: Collection[str]) -> set[str]:
         """Those of some users who are on the exclusion list; nothing else of them is read."""
         return {user for user in users if self._store.exclusion(self._keyring.pseudonym(user)) is not None}
+
+    def unless_left_out(self, users: Collection[str], act: Callable[[], None]) -> set[str]:
+        """See `ProfileStore.unless_excluded`; gives those of the users who are left out."""
+        people = {self._keyring.pseudonym(user): user for user in users}
+        return {people[person] for person in self._store.unless_excluded(people, act)}
+
+    def keep_model(self, model: str, who: str, since: int) -> int:
+        """Remove the profiles of other models but of whoever was written since; says how many went."""
+        self._log.record([Access(who, "remove", b"")], flush=True)
+        return self._store.keep_model(model, since)
+
+    def revive(self, model: str) -> None:
+        """Let the profiles of a model that was retired count again."""
+        self._store.revive(model)
 
     def retire(self, keep: str, grace_seconds: int = 0) -> None:
         """Let the profiles of other models expire."""

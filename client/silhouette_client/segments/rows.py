@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from silhouette_client.profiles.database import ProfileDatabase
+from silhouette_client.profiles.exclusions import ExclusionRows
 from silhouette_client.profiles.keys import KEY_BYTES, NONCE_BYTES, Keyring, WrappedKey
 from silhouette_client.segments.segment import Segment, decode_segment, encode_segment
 from silhouette_shared.errors import IntegrityError
 
+_AT_ONCE = 1000  # values of one statement
 
-class SegmentRows(ProfileDatabase):
+
+class SegmentRows(ExclusionRows):
     """The part of a profile store that keeps segments."""
 
     def put_segment(self, segment: Segment) -> None:
-        """Write a segment in place of one of its name."""
+        """Write a segment in place of one of its name.
+
+        It was made from what was read before. Whoever lost their profile or was excluded since is not in it.
+
+        Raises:
+            SmallSegmentError: If fewer than k of its people are left.
+        """
         with self._writing() as connection:
+            gone = self._gone(connection, segment.members)
+            if gone:
+                segment = replace(segment, members=tuple(one for one in segment.members if one not in gone))
             self._put(connection, segment)
 
     def segments(self) -> list[Segment]:
@@ -57,6 +70,16 @@ class SegmentRows(ProfileDatabase):
             else:
                 self._put(connection, rest)
         return left
+
+    def _gone(self, connection: sqlite3.Connection, people: Sequence[bytes]) -> set[bytes]:
+        """Those of some people who have no profile or are on the exclusion list."""
+        gone: set[bytes] = set()
+        for start in range(0, len(people), _AT_ONCE):
+            some = people[start : start + _AT_ONCE]
+            marks = ",".join("?" * len(some))
+            held = connection.execute(f"SELECT person FROM people WHERE person IN ({marks})", some)  # noqa: S608
+            gone |= set(some) - {person for (person,) in held} | self._excluded_among(connection, some)
+        return gone
 
     def _rewrap_segments(self, keyring: Keyring) -> None:
         with self._writing() as connection:

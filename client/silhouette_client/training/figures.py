@@ -14,7 +14,7 @@ from silhouette_client.profiles.build import seen_items
 from silhouette_client.training.release import ClippedSum
 from silhouette_shared.config import FigureName, ReleaseName
 from silhouette_shared.model.appraisal import Sheet
-from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary, at_last
+from silhouette_shared.model.encoder import ProfileEncoder, Vocabulary
 from silhouette_shared.model.evaluation import ndcg_gains, pessimistic_ranks
 from silhouette_shared.model.figures import CUTOFF, DAILY_EDGES, FIGURES, LENGTH_EDGES
 from silhouette_shared.model.histories import VALUE_BUCKETS, Histories
@@ -58,7 +58,7 @@ def evaluation_rows(encoder: ProfileEncoder, histories: Histories) -> Tensor:
         with torch.no_grad():
             for people in held_out.nonzero()[:, 0].split(_PEOPLE_AT_ONCE):
                 batch = known.batch(people, encoder.history_length)
-                scores = encoder.item_scores(at_last(encoder(batch).state, batch.lengths))
+                scores = encoder.next_item_scores(batch)
                 ranks = pessimistic_ranks(scores, newest[people], seen_items(known, people))
                 rows[people, 0] = (ranks < CUTOFF).double()
                 rows[people, 1] = ndcg_gains(ranks, CUTOFF).double()

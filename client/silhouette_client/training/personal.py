@@ -14,7 +14,7 @@ from torch import Tensor
 from silhouette_client.training.sampling import shuffled_batches
 from silhouette_shared.config import Training
 from silhouette_shared.errors import UsageError
-from silhouette_shared.model.encoder import ProfileEncoder, at_last
+from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.evaluation import ndcg_gains, pessimistic_ranks
 from silhouette_shared.model.histories import Histories
 from silhouette_shared.model.objective import draw_negatives, person_losses
@@ -150,7 +150,7 @@ def _score(encoder: ProfileEncoder, known: Histories, asked: Tensor, targets: Te
     for place in torch.arange(len(asked), device=asked.device).split(_PEOPLE_AT_ONCE):
         people = asked[place]
         batch = known.batch(people, encoder.history_length)
-        scores = encoder.item_scores(at_last(encoder(batch).state, batch.lengths))
+        scores = encoder.next_item_scores(batch)
         nobody = people.new_zeros((len(people), 0))
         gains.append(ndcg_gains(pessimistic_ranks(scores, targets[place], nobody)))
     return float(torch.cat(gains).mean()) if gains else 0.0

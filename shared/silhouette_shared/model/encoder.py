@@ -304,6 +304,10 @@ class ProfileEncoder(nn.Module):
             scores = scores + query @ self.get_buffer("prior_columns").T + self.get_buffer("prior_bias")
         return scores.index_fill(-1, scores.new_zeros(1, dtype=torch.long), -torch.inf)
 
+    def next_item_scores(self, batch: Batch) -> Tensor:
+        """Scores of all items as what follows each person's last event, shape (B, V + 1)."""
+        return self.item_scores(at_last(self(batch).state, batch.lengths))
+
     @property
     def scorer(self) -> Scorer:
         """What item scores are made of, for a loss that never holds more than one tensor of their size."""

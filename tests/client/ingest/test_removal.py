@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tests.client.ingest.shop_files import events, ingest, state, write
 
-from silhouette_client.ingest.records import Records, open_records, read_records
+from silhouette_client.ingest.records import open_records, reading
 from silhouette_client.ingest.removal import remove_people
-from silhouette_client.ingest.vault import MissingPartError
+from silhouette_shared.errors import IntegrityError
 
 
 def test_removed_people_are_in_no_table_and_the_others_keep_every_row(home: Path, tmp_path: Path) -> None:
@@ -50,7 +50,8 @@ def test_a_reader_reads_again_where_a_part_was_removed_before_it_came_to_it(home
     ingest(home, write(tmp_path / "events.csv", "u1,a,view,10,", "u2,b,view,20,"))
     seen = []
 
-    def users(records: Records) -> list[str]:
+    def users() -> list[str]:
+        records = open_records(home)
         seen.append(len(records.manifest.sealed_files()))
         if len(seen) == 1:
             remove_people(home, {"u1"})  # between the manifest and its parts, as another process does
@@ -58,7 +59,7 @@ def test_a_reader_reads_again_where_a_part_was_removed_before_it_came_to_it(home
         assert table is not None
         return [str(user) for user in table.column("user").to_pylist()]
 
-    assert read_records(home, users) == ["u2"]
+    assert reading(home, users) == ["u2"]
     assert len(seen) == 2
 
 
@@ -66,5 +67,5 @@ def test_a_part_that_nobody_removed_is_missed(home: Path, tmp_path: Path) -> Non
     ingest(home, write(tmp_path / "events.csv", "u1,a,view,10,"))
     (name,) = open_records(home).manifest.sealed_files()
     (home / "node" / "people" / "parts" / name).unlink()
-    with pytest.raises(MissingPartError, match="expected a part of the people's records, found none; restore it"):
-        read_records(home, lambda records: records.table("events"))
+    with pytest.raises(IntegrityError, match="expected a part of the people's records, found none; restore it"):
+        reading(home, lambda: open_records(home).table("events"))

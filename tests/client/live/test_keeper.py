@@ -116,7 +116,7 @@ def test_segments_made_meanwhile_are_answered(vault: Vault, keeper: Keeper) -> N
     record = vault.get(USERS[0], "test", "show")
     assert record is not None
     assert record.vector is not None
-    people = tuple(sorted(vault.pseudonym(f"member-{k}") for k in range(20)))
+    people = tuple(sorted(map(vault.pseudonym, USERS)))
     segment = Segment(
         name="like-the-first",
         model=record.model,

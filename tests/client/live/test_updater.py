@@ -293,7 +293,7 @@ def test_a_reader_of_people_goes_on_while_another_process_writes(
 ) -> None:
     updater.push([event()], "shop")
     with writing(home):
-        assert held(home, model)["ann"] == [1, 2, 3, 4, 5]  # what was pushed waits
+        assert held(home, model)["ann"] == [1, 2, 3, 4, 5, 9]  # what was pushed waits, and is read
     assert held(home, model)["ann"] == [1, 2, 3, 4, 5, 9]
 
 

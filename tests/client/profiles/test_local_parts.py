@@ -191,7 +191,8 @@ def test_a_damaged_file_is_refused_and_learnt_anew_without_it(
     assert main(["profile", "build", "--home", str(node.home)]) == 5
     assert "remove the file, and the next `silhouette profile build`" in " ".join(capsys.readouterr().err.split())
     kept.unlink()
-    assert build(node, capsys)["written"] == len(USERS) + len(EXTRA)
+    assert build(node, capsys)["unchanged"] == len(USERS) + len(EXTRA)  # the same people teach the same
+    assert kept.exists()
 
 
 def test_scores_of_the_moment_are_those_of_the_study() -> None:

@@ -20,7 +20,7 @@ from silhouette_client.profiles.social import (
 from silhouette_client.training import release
 from silhouette_shared.config import DimensionName, with_changes
 from silhouette_shared.errors import UsageError
-from silhouette_shared.model.encoder import ProfileEncoder, at_last
+from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.vector import Layout, read_vector
 from silhouette_shared.wire import TrainRequest
 
@@ -39,7 +39,7 @@ def scores_of(model: ProfileEncoder, social: SocialDimension, edges: Tensor = RI
 
 def plain(model: ProfileEncoder) -> Tensor:
     batch = histories().batch(torch.arange(len(LENGTHS)), model.history_length)
-    return model.item_scores(at_last(model(batch).state, batch.lengths)).detach()
+    return model.next_item_scores(batch).detach()
 
 
 def test_attention_is_that_of_the_paper_on_a_graph_computed_by_hand() -> None:
@@ -90,7 +90,7 @@ def test_training_it_lowers_the_loss_where_friends_have_what_comes_next() -> Non
     scores = torch.cat([part for _, part in social_scores(model, social, made, pairs)]).softmax(1)
     own = torch.stack([scores[row, items[8 * row : 8 * row + 8].unique()].sum() for row in range(6)])
     batch = made.batch(torch.arange(6), model.history_length)
-    alone = model.item_scores(at_last(model(batch).state, batch.lengths)).softmax(1).detach()
+    alone = model.next_item_scores(batch).softmax(1).detach()
     before = torch.stack([alone[row, items[8 * row : 8 * row + 8].unique()].sum() for row in range(6)])
     assert bool((own > before + 0.1).all())
 
@@ -141,7 +141,7 @@ def test_a_friends_record_changes_the_social_score_and_no_shared_one() -> None:
     shared = []
     for made in (own, mixed):
         batch = made.batch(row, model.history_length)
-        shared.append(model.item_scores(at_last(model(batch).state, batch.lengths)))
+        shared.append(model.next_item_scores(batch))
     assert torch.equal(shared[0], shared[1])
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from silhouette_client.profiles import transitions
 from silhouette_client.profiles.build import build_profiles
 from silhouette_client.profiles.transitions import OwnTransitions, learn_transitions
-from silhouette_shared.model.encoder import ProfileEncoder, at_last
+from silhouette_shared.model.encoder import ProfileEncoder
 from silhouette_shared.model.evaluation import ndcg, pessimistic_ranks
 from silhouette_shared.model.histories import Histories
 
@@ -41,7 +41,7 @@ def followers(count: int, *, length: int = 6) -> Histories:
 def scores_of(model: ProfileEncoder, own: Histories) -> Tensor:
     batch = own.batch(torch.arange(len(own)), model.history_length)
     with torch.no_grad():
-        return model.item_scores(at_last(model(batch).state, batch.lengths))
+        return model.next_item_scores(batch)
 
 
 def test_chances_are_counts_over_the_distance_drawn_towards_an_even_distribution() -> None:

@@ -54,6 +54,24 @@ def segment(table: PeopleTable, name: str = "dramas", least: int = 20) -> Segmen
     return segment_of(table, rows, name=name, made_by="rule", rule='"Drama" in tags', least=least, now=NOW)
 
 
+def test_who_was_erased_suppressed_or_lost_the_profile_since_is_in_no_segment_that_is_written_then(
+    home: Path, table: PeopleTable
+) -> None:
+    before = segment(table)
+    with Vault.open(home) as vault:
+        vault.erase("p2", "test")
+        vault.suppress("p4", "test")
+        left = [f"p{number}" for number in range(PEOPLE) if number != 6]
+        vault.keep_only(left, "test", vault.newest_change())
+        vault.put_segment(before, "test")
+        (kept,) = vault.segments("test")
+        gone = {vault.pseudonym(user) for user in ("p2", "p4", "p6")}
+        assert set(kept.members) == set(before.members) - gone
+        with pytest.raises(SmallSegmentError, match="expected a segment of at least 60 people"):
+            vault.put_segment(segment(table, "all-of-them", least=PEOPLE // 2), "test")
+        assert [one.name for one in vault.segments("test")] == ["dramas"]
+
+
 def test_a_rule_chooses_by_tags_traits_behaviour_and_rfm(table: PeopleTable) -> None:
     assert len(by_rule(table, '"Drama" in tags')) == PEOPLE // 2
     assert len(by_rule(table, '"Drama" in tags and recency_days > 100')) == 0
