@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,17 +15,25 @@ from silhouette_client.enrolment.making import make_node
 from silhouette_server.enrolment.office import Office
 from silhouette_shared.supervision.settings import SETTINGS
 
+_PORTS = range(10_000, 32_000)
+"""Below those that Linux gives to whoever asks for none in particular, so that nobody gets one meanwhile."""
+
+_draw = random.SystemRandom()  # processes that test beside each other draw differently
+
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    found: list[int] = []
+    while len(found) < count:
+        port = _draw.choice(_PORTS)
+        with socket.socket() as one:
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in found:
+            found.append(port)
+    return found
 
 
 @dataclass(frozen=True)

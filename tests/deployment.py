@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def silhouette(*arguments: object, home: Path) -> subprocess.CompletedProcess[st
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "1", "SILHOUETTE_HOME": str(home), "COLUMNS": "200"},
         check=False,
     )
@@ -94,7 +95,7 @@ class Deployment:
         process = self.processes.pop(who)
         process.terminate()
         try:
-            return process.wait(60)
+            return process.wait(180)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -106,7 +107,7 @@ class Deployment:
         for who in list(self.processes):
             process = self.processes.pop(who)
             try:
-                process.wait(60)
+                process.wait(180)
             except subprocess.TimeoutExpired:
                 process.kill()
 
@@ -126,19 +127,28 @@ class Deployment:
         status = self.status(who)
         return None if status is None else next(one.pid for one in status.services if one.name == service)
 
-    def await_healthy(self, who: str, seconds: float = 180.0) -> None:
+    def await_healthy(self, who: str, seconds: float = 400.0) -> None:
         wait_for(lambda: (status := self.status(who)) is not None and status.healthy, seconds, f"{who} is not healthy")
 
     def kill(self, who: str, service: str, number: int = signal.SIGKILL) -> int:
-        """Send a signal to one process; its number."""
-        pid = self.pid(who, service)
-        assert pid is not None, f"{service} of {who} does not run"
-        os.kill(pid, number)
-        return pid
+        """Send a signal to one process, once it runs; its number."""
+        found: list[int] = []
+
+        def sent() -> bool:
+            if (pid := self.pid(who, service)) is None:  # it is about to be started again, by its supervisor
+                return False
+            with suppress(ProcessLookupError):  # it has ended, and its supervisor has not said so yet
+                os.kill(pid, number)
+                found.append(pid)
+            return bool(found)
+
+        wait_for(sent, 240.0, f"{service} of {who} does not run")
+        return found[0]
 
     def logged(self, who: str, service: str) -> list[dict[str, Any]]:
         path = self.work(who) / "logs" / f"{service}.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        whole = path.read_text(encoding="utf-8").split("\n")[:-1]  # and after these maybe one that is being written
+        return [json.loads(line) for line in whole]
 
     # Runs
 
@@ -165,11 +175,11 @@ class Deployment:
         with self.registry() as registry:
             return registry.run(name)
 
-    def await_run(self, name: str, states: tuple[str, ...] = ("completed",), seconds: float = 300.0) -> RunView:
+    def await_run(self, name: str, states: tuple[str, ...] = ("completed",), seconds: float = 600.0) -> RunView:
         wait_for(lambda: self.run(name).state.value in states, seconds, f"{name} is not {states}")
         return self.run(name)
 
-    def await_round(self, name: str, number: int, seconds: float = 300.0) -> None:
+    def await_round(self, name: str, number: int, seconds: float = 600.0) -> None:
         """Until a round has begun."""
         wait_for(lambda: number in self.run(name).rounds, seconds, f"round {number} of {name} has not begun")
 

@@ -45,5 +45,5 @@ def served(home: Path, tls: Path, within: Sequence[str], log: Path) -> Iterator[
             yield process, f"localhost:{port}"
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(180)
             log.write_text(process.stderr.read())

@@ -21,13 +21,20 @@ line = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
 line.setsockopt(socket.SOL_SOCKET, 33, 1 << 28)  # SO_RCVBUFFORCE
 line.settimeout(0.5)
 going = [True]
-signal.signal(signal.SIGTERM, lambda *_: going.clear())
+
+def stop(*_):
+    going.clear()
+    line.settimeout(0.0)  # what is there already is read to its end
+
+signal.signal(signal.SIGTERM, stop)
 print("ready", flush=True)
-while going:
+while True:
     try:
         frame, where = line.recvfrom(1 << 18)
-    except TimeoutError:
-        continue
+    except (TimeoutError, BlockingIOError):
+        if going:
+            continue
+        break
     if where[0] != "lo" or sys.argv[2] == "with loopback":
         out.write(struct.pack("<I", len(frame)) + frame)
 out.close()
@@ -37,7 +44,7 @@ print(dropped, flush=True)
 
 
 def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=30)
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=120)
 
 
 def why_not() -> str:
@@ -109,7 +116,7 @@ class Wires:
             check=True,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
         return done.stdout
 
@@ -153,22 +160,26 @@ class Recording:
 
     def __init__(self, wires: Wires, path: Path, who: str = "coordinator", *, loopback: bool = False) -> None:
         self._path = path
-        self._process = subprocess.Popen(
-            [
-                *wires.within(who),
-                *(sys.executable, "-c", _RECORDER, str(path), "with loopback" if loopback else "cables"),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
+        what = "with loopback" if loopback else "cables"
+        self._command = [*wires.within(who), sys.executable, "-c", _RECORDER, str(path), what]
+        self._process = self._begun()
+
+    def _begun(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    def go_on(self) -> None:
+        """Begin anew where it was stopped, as by the first try of a test that is tried again."""
+        if self._process.poll() is not None:
+            self._process = self._begun()
 
     def stop(self) -> int:
         """How many frames were lost."""
         time.sleep(0.5)
         self._process.terminate()
-        out, _ = self._process.communicate(timeout=60)
+        out, _ = self._process.communicate(timeout=300)
         return int(out)
 
     def close(self) -> None:

@@ -150,8 +150,10 @@ def _checked(path: Path, number: int, line: bytes, last: str) -> Sent:
 
 
 def _lines(path: Path) -> list[bytes]:
+    """The whole lines; half of one is being written at this moment, or a kill left it: its message was not sent."""
     try:
-        return path.read_bytes().splitlines()
+        content = path.read_bytes()
+        return content[: content.rfind(b"\n") + 1].splitlines()
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
+import time
 from pathlib import Path
+
+_PAUSE_SECONDS = 0.02
+"""Between two looks at a lock."""
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -41,6 +46,26 @@ def stamp(path: Path) -> tuple[int, ...]:
     except FileNotFoundError:
         return ()
     return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def lock_alone(file: int, seconds: float) -> bool:
+    """Take the lock of an open file for this process alone; False if another holds it for all of so many seconds.
+
+    Who holds one for a moment, as a command that only looks does, is waited for.
+
+    Raises:
+        OSError: If files cannot be locked there.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return True
 
 
 def flush_folder(folder: Path) -> None:

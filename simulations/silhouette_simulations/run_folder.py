@@ -4,7 +4,6 @@ Tables are CSV and Parquet that pandas reads in one line. Everything is written 
 `complete` only after everything else is there.
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ import pandas as pd
 
 from silhouette_shared.config import Plan, read_plan, with_changes, write_toml
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
-from silhouette_shared.files import write_atomically
+from silhouette_shared.files import lock_alone, write_atomically
 
 ROW_COLUMNS = (
     "name",
@@ -60,6 +59,7 @@ ATTRIBUTE_COLUMNS = (
     "auc",
 )
 
+_ENDING_SECONDS = 2.0  # in which the workers of a sweep that was killed are gone
 
 AUDIT_FILE = "audit.json"
 """The signed audit result that a run was started with; the run's privacy statement says what it found."""
@@ -159,12 +159,8 @@ class RunFolder:
             UnavailableError: If another process works in it.
         """
         with (self.path / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UnavailableError(
-                    f"{self.path}: another process works on this run; wait for it or stop it"
-                ) from None
+            if not lock_alone(lock.fileno(), _ENDING_SECONDS):
+                raise UnavailableError(f"{self.path}: another process works on this run; wait for it or stop it")
             for half_written in self.path.rglob(".*.tmp"):
                 half_written.unlink()
             yield

@@ -151,7 +151,7 @@ def test_a_message_whose_run_has_ended_is_given_up_for_the_next_one(
 
     def pull(client: Client) -> tuple[Message, Context, Fab]:
         if client.token == "dead":
-            dead.wait(20)
+            dead.wait(120)
         return message, context, Fab(alive.announced, alive.content, {})
 
     monkeypatch.setattr(executor, "_task_client", Client)

@@ -145,7 +145,7 @@ def test_the_numbers_are_told_on_loopback_and_name_no_person(registry: Collector
         ledger.charge(charge(1))
         registry.register(LedgerCollector(ledger))
         with told(registry, 0) as port:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
                 text = answer.read().decode()
             with pytest.raises(UnavailableError, match="expected a free port for the numbers"), told(registry, port):
                 pass

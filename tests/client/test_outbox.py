@@ -82,6 +82,7 @@ def test_half_a_line_that_a_kill_left_is_dropped_because_nothing_was_sent(tmp_pa
     Outbox(path, "demo", lambda: NOW).note(masked())
     with path.open("ab") as file:
         file.write(b'{"number": 2, "ti')
+    assert [one.round for one in read_outbox(path)] == [1], "as for whoever reads while a line is being written"
     Outbox(path, "demo", lambda: NOW).note(masked(2))
     assert [one.round for one in read_outbox(path)] == [1, 2]
 

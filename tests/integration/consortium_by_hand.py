@@ -220,7 +220,7 @@ def photograph(deployment: Deployment, runs: list[str], kept: Path) -> Path | No
     )
     address = f"http://127.0.0.1:{port}/"
     try:
-        wait_for(lambda: answers(address), 120.0, "the dashboard does not answer")
+        wait_for(lambda: answers(address), 300.0, "the dashboard does not answer")
         page = httpx.get(address).text
         for run in runs:
             if run not in page:
@@ -231,12 +231,13 @@ def photograph(deployment: Deployment, runs: list[str], kept: Path) -> Path | No
         kept.mkdir(parents=True, exist_ok=True)
         picture = kept / "deployment.png"
         profile = deployment.folder / "browser"
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}"]
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        options += ["--hide-scrollbars", f"--user-data-dir={profile}"]
         shown = subprocess.run(
             [browser, *options, "--window-size=1280,2200", f"--screenshot={picture}", "--dump-dom", address],
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=600,
             check=True,
         )
         if any(run not in shown.stdout for run in runs):
@@ -244,7 +245,7 @@ def photograph(deployment: Deployment, runs: list[str], kept: Path) -> Path | No
         return picture
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(180)
 
 
 def answers(address: str) -> bool:

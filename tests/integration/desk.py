@@ -149,7 +149,7 @@ class Desk:
     def call(self, *arguments: object, script: str = "") -> Done:
         """Run a command to its end."""
         process = self.start(*arguments, script=script)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         return Done(process.returncode, out, err)
 
     def here(self, *arguments: object) -> Done:
@@ -175,7 +175,7 @@ class Desk:
         mode = () if "--resume" in arguments else ("--mode", "none")
         process = self.start("sim", "run", *arguments, *mode, "--out", self.out)
         folder = next((Path(str(after)) for word, after in pairwise(arguments) if word == "--resume"), None)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while process.poll() is None and time.monotonic() < deadline:
             if folder is None and self.out.exists():
                 folder = next(iter(set(self.out.iterdir()) - before), None)

@@ -137,14 +137,14 @@ def test_a_refusal_of_the_nodes_ends_a_run_with_their_reasons_and_without_a_wait
     plan = tmp_path / "refused.toml"
     plan.write_text(kills.plan_text().replace("epsilon = 2.0", 'mode = "distributed"\nepsilon = 2.0'))
     run = stage.deployment.submit(plan)
-    found = stage.deployment.await_run(run, ("stopped", "failed", "completed"), 120.0)
+    found = stage.deployment.await_run(run, ("stopped", "failed", "completed"), 280.0)
     assert found.state.value == "stopped"
     reason = "mode: expected one of the modes local, none, got distributed; offer another plan"
     assert all(f"refused, {name}: {reason}" in found.reason for name in stage.deployment.people), found.reason
     assert not found.rounds
     said = [str(line["message"]) for line in stage.deployment.logged("coordinator", "serverapp")]
     offered = [match for text in said if (match := re.match(r"query\.offer: .* answered after ([\d.]+) s", text))]
-    assert float(offered[-1][1]) < 30.0  # of a machine that others share; a node's own answer takes less than 5
+    assert float(offered[-1][1]) < 120.0  # of a machine that others share; a node's own answer takes less than 5
     for name in stage.deployment.people:
         said = [str(line["message"]) for line in stage.deployment.logged(name, "agent")]
         assert any(text.startswith("an offer was refused: mode: ") and text.endswith(reason) for text in said)
@@ -157,18 +157,18 @@ def test_from_outside_the_gate_there_is_no_control_call_no_task_call_and_no_run_
     port, inner = homes.office.settings.gate.port, stage.deployment.status("coordinator")
     assert inner is not None
     context = ssl.create_default_context(cafile=str(folder / "authority.pem"))
-    plain = http.client.HTTPSConnection("localhost", port, context=context, timeout=10)
+    plain = http.client.HTTPSConnection("localhost", port, context=context, timeout=60)
     with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
         _ask(plain, "/v1/fleet/pull-messages", {})
     context.load_cert_chain(node.certificate_path, node.client_key_path)
     headers = _signed(node.supernode_key(), supernode_pem((node.folder / "supernode.pub").read_text().strip()))
     for path in ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/v1/fleet/register-node", "/openapi.json"):
-        connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=10)
+        connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=60)
         assert _ask(connection, path, headers)[0] == 404
     # The SuperLink itself would answer: the gate is what stands between.
     own = ssl.create_default_context(cafile=str(folder / "authority.pem"))
     superlink = int((folder / "processes.toml").read_text().split("superlink_port = ")[1].split()[0])
-    inside = http.client.HTTPSConnection("127.0.0.1", superlink, context=own, timeout=10)
+    inside = http.client.HTTPSConnection("127.0.0.1", superlink, context=own, timeout=60)
     status, content = _ask(inside, "/v1/control/list-runs", {}, ListRunsRequest().SerializeToString())
     assert status == 200
     ListRunsResponse.FromString(content)

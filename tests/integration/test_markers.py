@@ -69,7 +69,7 @@ parts = [Path(folder, name).read_bytes() for name in ("authority.pem", "shop.pem
 event = pb.Event(user=user, item=item, behaviour="review", timestamp=1_700_000_000)
 event.id, event.text = f"id-{item}", f"said {item}"
 with ProfileClient.over_tls(
-    address, authority=parts[0], certificate=parts[1], key=parts[2], timeout_seconds=60
+    address, authority=parts[0], certificate=parts[1], key=parts[2], timeout_seconds=240
 ) as client:
     if step == "ask":
         pushed, found = client.push([event]), client.profile(user)
@@ -94,7 +94,7 @@ def serving(home: Path, tls: Path, within: list[str]) -> Iterator[tuple[subproce
 
 def told(*words: str) -> list[Any]:
     """What a program printed, as JSON."""
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return list(json.loads(done.stdout))
 

@@ -42,7 +42,7 @@ class Front:
         if name is not None:
             node = self.homes.node(name)
             context.load_cert_chain(node.certificate_path, node.client_key_path)
-        connection = http.client.HTTPSConnection("localhost", self.port, context=context, timeout=10)
+        connection = http.client.HTTPSConnection("localhost", self.port, context=context, timeout=60)
         headers = {"cookie": "a=b"}
         if (owner := key_of or name) is not None:
             headers["flwr-public-key"] = b64encode(self.public(owner)).decode()
@@ -94,7 +94,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     process = _nginx(folder, made, inner)
     yield made
     process.terminate()
-    process.wait(20)
+    process.wait(60)
     server.shutdown()
     server.server_close()
 
@@ -127,11 +127,11 @@ def _nginx(folder: Path, front: Front, inner: int) -> subprocess.Popen[bytes]:
     configuration = folder / "nginx.conf"
     configuration.write_text(f"daemon off;\nuser root;\npid {folder}/nginx.pid;\nerror_log {folder}/error.log;\n{text}")
     words = [NGINX, "-c", str(configuration), "-p", str(folder)]
-    tried = subprocess.run([*words, "-t"], capture_output=True, text=True, check=False, timeout=60)
+    tried = subprocess.run([*words, "-t"], capture_output=True, text=True, check=False, timeout=120)
     assert tried.returncode == 0, tried.stderr
     assert "warn" not in tried.stderr, tried.stderr
     process = subprocess.Popen(words)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         try:
             front.call("north")

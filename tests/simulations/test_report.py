@@ -426,7 +426,13 @@ def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium")
 def test_a_browser_shows_the_page(report: Path, tmp_path: Path) -> None:
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'b'}"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path / 'b'}",
+    ]
     shot = tmp_path / "shot.png"
 
     def browse(*more: str) -> str:
@@ -434,7 +440,7 @@ def test_a_browser_shows_the_page(report: Path, tmp_path: Path) -> None:
             [str(CHROMIUM), *options, *more, report.as_uri()],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=True,
         )
         return finished.stdout

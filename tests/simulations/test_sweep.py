@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
@@ -191,7 +192,7 @@ def test_runs_are_carried_out_beside_each_other(folder: SweepFolder) -> None:
     together = threading.Barrier(3)
 
     def execute(combination: Combination, run: RunFolder) -> None:
-        together.wait(10)  # breaks unless three runs are here at the same time
+        together.wait(120)  # breaks unless three runs are here at the same time
         pretend(combination, run)
 
     assert carry_out(folder, execute, workers=3, watcher=Log()) == {}
@@ -200,6 +201,14 @@ def test_runs_are_carried_out_beside_each_other(folder: SweepFolder) -> None:
 def test_two_sweeps_do_not_work_in_one_folder(folder: SweepFolder) -> None:
     with folder.files.claimed(), pytest.raises(UnavailableError, match="another process"):
         carry_out(folder, pretend, workers=1, watcher=Log())
+
+
+def test_a_sweep_waits_for_workers_of_one_that_was_killed(folder: SweepFolder) -> None:
+    """They end a moment after it, and hold the folders of their runs until then."""
+    with ExitStack() as ending:
+        ending.enter_context(folder.files.claimed())
+        threading.Timer(0.3, ending.close).start()
+        assert carry_out(folder, pretend, workers=1, watcher=Log()) == {}
 
 
 def test_the_tables_hold_every_row_of_every_run_and_means_over_seeds(folder: SweepFolder) -> None:

@@ -107,11 +107,15 @@ def quarantine_command(
     from itertools import islice
 
     from silhouette_client.ingest.manifest import reasons
-    from silhouette_client.ingest.records import open_records
+    from silhouette_client.ingest.records import open_records, reading
 
-    records = open_records(silhouette_home(home))
-    total = reasons(records.manifest.files)
-    rows = list(islice(records.quarantine(), most or None))
+    place = silhouette_home(home)
+
+    def read() -> tuple[dict[str, int], list[tuple[str, str, int, str, str]]]:
+        records = open_records(place)
+        return reasons(records.manifest.files), list(islice(records.quarantine(), most or None))
+
+    total, rows = reading(place, read)
     if output is Format.json:
         emit(
             {

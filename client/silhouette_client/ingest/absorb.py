@@ -29,11 +29,15 @@ _CONTENT = hashlib.sha256(b"silhouette.pushed.v1").hexdigest()
 _PART_ROWS = 1_000_000
 
 
-def absorb(home: Path) -> int:
+def absorb(home: Path, patience: float | None = None) -> int:
     """Put what is waiting in the journal among the records; says how many rows were new.
 
+    Args:
+        home: Of the node.
+        patience: Seconds to wait for another process that writes the records; None as `writing`.
+
     Raises:
-        UnavailableError: If another process writes the records; nothing was changed.
+        UnavailableError: If that one writes for longer; nothing was changed.
         IntegrityError: If journal or records are damaged.
     """
     journal = Journal.open_if_there(home)
@@ -42,7 +46,7 @@ def absorb(home: Path) -> int:
     with journal:
         if not journal.waiting():
             return 0
-        with writing(home) as records:
+        with writing(home, patience) as records:
             waiting = journal.waiting()  # again: nobody else settles now
             kept = _add(records, [event for _, event in waiting]) if waiting else 0
             journal.settle([number for number, _ in waiting])
@@ -59,7 +63,7 @@ def absorb_if_free(home: Path) -> list[Pushed]:
         IntegrityError: If journal or records are damaged.
     """
     try:
-        absorb(home)
+        absorb(home, patience=0.0)
     except UnavailableError as error:
         _LOG.warning("what was pushed lately waits on: %s", error)
         if (journal := Journal.open_if_there(home)) is not None:

@@ -25,8 +25,12 @@ def counts(home: Path) -> dict[str, object]:
     Raises:
         IntegrityError: If the records are damaged.
     """
-    records, events = _opened(home, ("user", "item"))
+    return reading(home, lambda: _counts(open_records(home)))
+
+
+def _counts(records: Records) -> dict[str, object]:
     manifest = records.manifest
+    events = records.table("events", ("user", "item"))
     some = events is not None and events.num_rows > 0
     return {
         "people": len(np.unique(_numbers(events, "user"))) if some else 0,
@@ -44,7 +48,10 @@ def describe(home: Path) -> dict[str, object]:
     Raises:
         IntegrityError: If the records are damaged.
     """
-    records, events = _opened(home, ("user", "item", "behaviour", "timestamp"))
+    return reading(home, lambda: _description(open_records(home)))
+
+
+def _description(records: Records) -> dict[str, object]:
     manifest = records.manifest
     described: dict[str, object] = {
         "files": len(manifest.files),
@@ -55,6 +62,7 @@ def describe(home: Path) -> dict[str, object]:
         "quarantine": sum(sum(one.bad.values()) for one in manifest.files),
         "reasons": reasons(manifest.files),
     }
+    events = records.table("events", ("user", "item", "behaviour", "timestamp"))
     if events is None or not events.num_rows:
         return described | {"people": 0, "items": 0}
     users = _numbers(events, "user")
@@ -89,7 +97,7 @@ def coverage(home: Path, items: Sequence[str]) -> dict[str, object]:
         home: Of the node.
         items: Ids of the catalogue.
     """
-    _, events = _opened(home, ("item",))
+    events = reading(home, lambda: open_records(home).table("events", ("item",)))
     if events is None or not events.num_rows:
         return {"catalogue_items": len(items), "items_with_events": 0, "events_outside": 0, "items_outside": 0}
     counts = pc.value_counts(events.column("item").cast(pa.string()))
@@ -101,16 +109,6 @@ def coverage(home: Path, items: Sequence[str]) -> dict[str, object]:
         "events_outside": int(often[~known].sum()),
         "items_outside": int((~known).sum()),
     }
-
-
-def _opened(home: Path, columns: Sequence[str]) -> tuple[Records, pa.Table | None]:
-    """The records and some columns of their events, of one moment."""
-
-    def read() -> tuple[Records, pa.Table | None]:
-        records = open_records(home)
-        return records, records.table("events", columns)
-
-    return reading(home, read)
 
 
 def _numbers(events: pa.Table, name: str) -> NDArray[np.int64]:

@@ -2,13 +2,12 @@
 
 A part counts only when the manifest names it, and the manifest is replaced in one step. So whatever is killed at
 whatever moment, the folder holds what it held before or what it was to hold after; a part that nobody names is removed
-by the next writer. One process writes at a time. A reader needs no lock; one that meets the removal of a part reads
-again (`reading`).
+by the next writer. One process writes at a time; the next one waits for a moment. A reader needs no lock; one that
+meets the removal of a part reads again (`reading`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
@@ -31,13 +30,17 @@ from silhouette_client.ingest.mapping import TIME_COLUMNS
 from silhouette_client.ingest.reasons import CODES
 from silhouette_client.ingest.vault import Vault, open_key, write_whole
 from silhouette_shared.errors import IntegrityError, UnavailableError
-from silhouette_shared.files import stamp
+from silhouette_shared.files import lock_alone, stamp
 
 _T = TypeVar("_T")
 _MOST_READINGS = 20  # a reading takes longer than a commit, so more than one again is rare
 
 IDENTITY = "identity"
 """Column of a part that names each row; see `identity.py`."""
+
+_PATIENCE_SECONDS = 4.0
+"""How long a writer waits for another: to put in what was pushed takes less, to take in a large file far longer; and an
+erasure at a running service, which holds up pushes meanwhile, is answered before its application gives up."""
 
 
 class Records:
@@ -160,26 +163,29 @@ def reading(home: Path, read: Callable[[], _T]) -> _T:
 
 
 @contextmanager
-def writing(home: Path) -> Iterator[Records]:
+def writing(home: Path, patience: float | None = None) -> Iterator[Records]:
     """The people of a node, for writing; everything that a killed writer left is removed first.
 
+    Args:
+        home: Of the node.
+        patience: Seconds to wait for another writer; None waits as long as one takes that puts in what was pushed.
+
     Raises:
-        UnavailableError: If another process writes.
+        UnavailableError: If another process writes for longer.
         IntegrityError: If the manifest or the key is damaged or missing.
     """
     folder = home / FOLDER
     (folder / "parts").mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UnavailableError(f"{folder}: expected no other writer, found one; wait until it has ended") from None
+        if not lock_alone(lock, _PATIENCE_SECONDS if patience is None else patience):
+            raise UnavailableError(f"{folder}: expected no other writer, found one; wait until it has ended")
         started = manifest_of(folder).exists()
         vault = Vault(folder / "parts", open_key(folder / "key", may_make=not started))
         records = Records(folder, vault, _read_manifest(folder, vault) if started else Manifest())
-        for left in folder.glob(".*.*.*"):
-            left.unlink()
+        for name in (manifest_of(folder).name, "key"):  # the report's drafts are written without the lock
+            for left in folder.glob(f".{name}.*.*"):
+                left.unlink()
         records.tidy()
         yield records
     finally:

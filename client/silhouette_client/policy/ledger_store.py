@@ -21,6 +21,7 @@ import os
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime
@@ -55,6 +56,8 @@ LEDGER_NAME = "ledger.sqlite"
 """Of the ledger in a node's home; its key lies beside it with the suffix `.key`."""
 
 _LOG = logging.getLogger(__name__)
+
+_OPENING_SECONDS = 2.0
 
 _APPLICATION = 0x53494C4C  # "SILL": what `file` and SQLite's application_id call it
 
@@ -446,6 +449,7 @@ def read_chain(path: Path, key: Path | None = None) -> Chain:
         raise UsageError(
             f"{path}: expected a ledger, found none; a node makes it when it first starts; choose its home with --home"
         )
+    _await_opening(path)
     chain = Chain(read_key(path.with_suffix(".key") if key is None else key))
     with _explained(str(path)):
         connection = _connect(path)
@@ -460,6 +464,13 @@ def read_chain(path: Path, key: Path | None = None) -> Chain:
     if not len(chain):
         raise IntegrityError(f"{path}: expected a ledger with an opening, got an empty one; put back the newest copy")
     return chain
+
+
+def _await_opening(path: Path) -> None:
+    """Give a node that begins its ledger at this moment the time to write the first entries."""
+    until = time.monotonic() + _OPENING_SECONDS
+    while path.stat().st_size == 0 and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def _begin(path: Path, key: Path, node: str, witness: Witness) -> None:

@@ -19,6 +19,7 @@ from silhouette_client.connector import Gateway
 from silhouette_client.enrolment.home import NodeHome
 from silhouette_shared.enrolment.certificates import State, check_dates
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
+from silhouette_shared.private_files import replace
 from silhouette_shared.randomness import SecureSource
 from silhouette_shared.supervision import OUR_EXITS, Port, Service
 from silhouette_shared.supervision.probes import answers
@@ -163,8 +164,7 @@ def prepare_link(places: Places, now: datetime) -> None:
         _make_loopback(places, now)
         places.certificate.chmod(0o640)
     ports = {"connector": places.connector, "supernode": places.supernode}
-    (link / PORTS).write_text(json.dumps(ports), encoding="ascii")
-    (link / PORTS).chmod(0o640)
+    replace(link / PORTS, json.dumps(ports).encode("ascii"), 0o640)  # a SuperNode that starts now reads it whole
 
 
 def read_link(link: Path) -> tuple[int, int]:

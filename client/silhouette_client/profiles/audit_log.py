@@ -273,7 +273,11 @@ def _checked(path: Path, key: bytes) -> Iterator[tuple[Entry, bytes]]:
     last, number, moment = _START, 0, 0
     try:
         with path.open("rb") as file:
+            left = _size_between_writes(file.fileno())
             for line in file:
+                if left <= 0:  # written since
+                    return
+                left -= len(line)
                 number += 1
                 if not line.endswith(b"\n"):
                     raise _broken(path, number)
@@ -288,6 +292,15 @@ def _checked(path: Path, key: bytes) -> Iterator[tuple[Entry, bytes]]:
         raise UsageError(f"{path}: expected an audit log, found none; the first use of a store makes it") from None
     except OSError as error:
         raise UnavailableError(f"{path}: expected a log that can be read, got {error.strerror}") from None
+
+
+def _size_between_writes(file: int) -> int:
+    """Bytes of the log while nobody is in the middle of an entry."""
+    fcntl.flock(file, fcntl.LOCK_SH)
+    try:
+        return os.fstat(file).st_size
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _parse(line: bytes, number: int, path: Path) -> tuple[Entry, bytes]:

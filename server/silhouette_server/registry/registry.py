@@ -54,6 +54,7 @@ REGISTRY_NAME = "registry.sqlite"
 PREVIOUS = "previous"
 """Names the model that a rollback goes back to."""
 
+_LOOKS = 3  # at what looks wrong while another process writes
 _LONGEST = 40  # of a run's name, which also names a folder at every partner
 
 
@@ -499,13 +500,22 @@ class Registry:
     # Verification
 
     def verify(self) -> tuple[Fault, ...]:
-        """Check everything: database, chain, signatures, every card and every byte of every model."""
+        """Check everything: database, chain, signatures, every card and every byte of every model.
+
+        What looks wrong while a run goes on is looked at again with the entries that came meanwhile.
+        """
         found = [Fault(REGISTRY_NAME, what) for what in self._journal.faults()]
+        faults: tuple[Fault, ...] = ()
         try:
-            contents = self._journal.contents()
+            for _ in range(_LOOKS):
+                contents, length = self._journal.contents(), self._journal.length
+                faults = tuple(faults_of(contents, self._files, self._keys, self.model))
+                self._journal.contents()
+                if not faults or self._journal.length == length:
+                    break
         except IntegrityError as error:
             return (*found, *(() if found else (Fault(REGISTRY_NAME, str(error)),)))
-        return (*found, *faults_of(contents, self._files, self._keys, self.model))
+        return (*found, *faults)
 
     # Parts
 

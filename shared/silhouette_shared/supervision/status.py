@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from silhouette_shared.errors import UnavailableError
+from silhouette_shared.files import lock_alone
 
 FILE = "status.json"
 LOCK = "supervisor.lock"
+_LOOK_SECONDS = 2.0  # as long as a command that asks for the status may hold the lock to look at it
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,11 @@ def only_one(folder: Path, role: str) -> Iterator[None]:
         UnavailableError: If another one holds it.
     """
     with (folder / LOCK).open("a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not lock_alone(file.fileno(), _LOOK_SECONDS):
             raise UnavailableError(
                 f"{folder}: expected no other `silhouette {role} start` for this home, one is running; "
                 f"see `silhouette {role} status`, or end that one first"
-            ) from None
+            )
         yield
 
 

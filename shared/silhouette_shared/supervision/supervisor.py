@@ -34,6 +34,7 @@ _LOOK_SECONDS = 0.1
 _TELL_SECONDS = 2.0
 _HEALTH_SECONDS = 10.0
 _HEALTH_FAILURES = 3
+_FREED_SECONDS = 3.0  # in which the processes of a supervisor that was killed are gone
 _TIME_TO_START = 120.0  # for the first heartbeat of a process that imports torch on a busy machine
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG in linux/prctl.h
 
@@ -296,15 +297,25 @@ def _require_room(folder: Path) -> None:
 
 
 def _require_ports(ports: Iterable[Port]) -> None:
+    until = time.monotonic() + _FREED_SECONDS
     for port in ports:
-        with socket.socket(socket.AF_INET6 if ":" in port.host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((port.host, port.number))
-            except OSError as error:
-                taken = error.errno == errno.EADDRINUSE
-                raise UnavailableError(
-                    f"expected {port.host}:{port.number} to be free, "
-                    f"{'another program listens there' if taken else error.strerror}; "
-                    f"end it, or change {port.setting}"
-                ) from None
+        while (problem := _taken(port)) is not None and problem.errno == errno.EADDRINUSE and time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)
+        if problem is not None:
+            taken = problem.errno == errno.EADDRINUSE
+            raise UnavailableError(
+                f"expected {port.host}:{port.number} to be free, "
+                f"{'another program listens there' if taken else problem.strerror}; "
+                f"end it, or change {port.setting}"
+            )
+
+
+def _taken(port: Port) -> OSError | None:
+    """Why nobody can listen there now; None if one can."""
+    with socket.socket(socket.AF_INET6 if ":" in port.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((port.host, port.number))
+        except OSError as error:
+            return error
+    return None

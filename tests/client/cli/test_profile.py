@@ -270,14 +270,14 @@ def test_the_command_serves_over_its_socket_until_stopped(call: Call, built: Pat
     try:
         assert service.stderr is not None
         assert service.stderr.readline().startswith("answering on")
-        with ProfileClient.on_socket(built / "profiles.sock", 20) as client:
+        with ProfileClient.on_socket(built / "profiles.sock", 60) as client:
             assert client.recommend(USER).items
             assert not client.profile(USER).vector
             assert call("subject", "erase", USER, "--yes").code == 0  # beside the running service
             with pytest.raises(RefusedError, match="got one without"):
                 client.profile(USER)
         service.send_signal(signal.SIGTERM)
-        assert service.wait(30) == 0
+        assert service.wait(120) == 0
     finally:
         service.kill()
         service.wait()

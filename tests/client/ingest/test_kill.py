@@ -99,18 +99,19 @@ def kill_again_and_again(tmp_path: Path, events: int, kills: int) -> None:
     met: set[int] = set()
     killed = 0
     for _ in range(20 * kills):
-        if killed == kills:
+        if killed >= kills and len(met) > 1:
             break
         was_killed, _ = unkilled.live(draw.uniform(0, 1.1 * whole))
         killed += was_killed
         met.add(len(list((home / "node/people/parts").glob("[!.]*"))))
         if not was_killed or draw.random() < 0.3:  # at times from the beginning, at times from where the last one fell
-            assert unkilled.live(None)[0] is False
+            again, whole = unkilled.live(None)  # the machine may be slower by now
+            assert not again
             assert state(home) == expected
             shutil.rmtree(home)
             (home / "node/people").mkdir(parents=True)
             (home / "node/people/key").write_bytes(key)
-    assert killed == kills
+    assert killed >= kills
     assert unkilled.live(None)[0] is False
     unkilled.end()
     assert state(home) == expected
@@ -128,7 +129,7 @@ def test_a_killed_writer_leaves_no_lock(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(home)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "in\n"
-        with pytest.raises(UnavailableError), writing(home):
+        with pytest.raises(UnavailableError), writing(home, patience=0.0):
             pass
         process.kill()
         process.wait()

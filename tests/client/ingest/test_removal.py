@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tests.client.ingest.shop_files import events, ingest, state, write
 
-from silhouette_client.ingest.records import open_records
+from silhouette_client.ingest.records import open_records, reading
 from silhouette_client.ingest.removal import remove_people
+from silhouette_shared.errors import IntegrityError
 
 
 def test_removed_people_are_in_no_table_and_the_others_keep_every_row(home: Path, tmp_path: Path) -> None:
@@ -42,3 +44,28 @@ def test_a_removed_person_returns_only_with_another_file(home: Path, tmp_path: P
     remove_people(home, {"u1"})
     assert ingest(home, file).known == ("events-1.csv",)
     assert events(home) == []
+
+
+def test_a_reader_reads_again_where_a_part_was_removed_before_it_came_to_it(home: Path, tmp_path: Path) -> None:
+    ingest(home, write(tmp_path / "events.csv", "u1,a,view,10,", "u2,b,view,20,"))
+    seen = []
+
+    def users() -> list[str]:
+        records = open_records(home)
+        seen.append(len(records.manifest.sealed_files()))
+        if len(seen) == 1:
+            remove_people(home, {"u1"})  # between the manifest and its parts, as another process does
+        table = records.table("events")
+        assert table is not None
+        return [str(user) for user in table.column("user").to_pylist()]
+
+    assert reading(home, users) == ["u2"]
+    assert len(seen) == 2
+
+
+def test_a_part_that_nobody_removed_is_missed(home: Path, tmp_path: Path) -> None:
+    ingest(home, write(tmp_path / "events.csv", "u1,a,view,10,"))
+    (name,) = open_records(home).manifest.sealed_files()
+    (home / "node" / "people" / "parts" / name).unlink()
+    with pytest.raises(IntegrityError, match="expected a part of the people's records, found none; restore it"):
+        reading(home, lambda: open_records(home).table("events"))

@@ -6,7 +6,9 @@ import gzip
 import json
 import os
 import sqlite3
+import threading
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.client.ingest.shop_files import MAPPING, events, ingest, mapping, quarantine, state, write
 
-from silhouette_client.ingest import sources
+from silhouette_client.ingest import records, sources
 from silhouette_client.ingest.describing import describe
 from silhouette_client.ingest.records import open_records, writing
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
@@ -309,9 +311,29 @@ def test_a_flipped_byte_is_named_or_changes_nothing(home: Path, tmp_path: Path) 
         pass
 
 
-def test_two_writers_do_not_meet(home: Path, tmp_path: Path) -> None:
+def test_two_writers_do_not_meet(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_PATIENCE_SECONDS", 0.1)
     with writing(home), pytest.raises(UnavailableError, match="expected no other writer"):
         ingest(home, write(tmp_path / "events.csv", "u1,a,view,10,"))
+
+
+def test_a_writer_waits_for_one_that_has_little_to_write(home: Path, tmp_path: Path) -> None:
+    with ExitStack() as other:
+        other.enter_context(writing(home))
+        threading.Timer(0.3, other.close).start()
+        ingest(home, write(tmp_path / "events.csv", "u1,a,view,10,"))
+    assert len(events(home)) == 1
+
+
+def test_a_writer_leaves_alone_what_another_process_writes_without_the_lock(home: Path, tmp_path: Path) -> None:
+    ingest(home, write(tmp_path / "events.csv", "u1,a,view,10,"))
+    folder = home / "node" / "people"
+    kept, swept = folder / ".report.json.7.abcd", folder / ".manifest.json.7.abcd"
+    for draft in (kept, swept):
+        draft.write_text("half of a")
+    with writing(home):
+        assert kept.exists()
+        assert not swept.exists()
 
 
 def test_a_full_disk_is_said_and_nothing_is_lost(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def push_until_killed(home: Path, process: subprocess.Popen[str], first: int, af
     """Push one event after another, kill the service meanwhile; the numbers that were acknowledged."""
     timer = threading.Timer(after, process.send_signal, [signal.SIGKILL])
     acknowledged: list[int] = []
-    with ProfileClient.on_socket(home / SOCKET_NAME, 30) as client:
+    with ProfileClient.on_socket(home / SOCKET_NAME, 120) as client:
         client.push([event(first)])
         acknowledged.append(first)
         timer.start()
@@ -103,7 +103,7 @@ def test_no_acknowledged_event_is_lost_and_none_is_there_twice_however_often_it_
     unanswered: list[int] = []
     for life in range(3):
         with served(node.home) as process:
-            with ProfileClient.on_socket(node.home / SOCKET_NAME, 60) as client:
+            with ProfileClient.on_socket(node.home / SOCKET_NAME, 120) as client:
                 for number in unanswered:  # as an application does after the error, with one that was answered
                     answer = client.push([event(number), event(acknowledged[-1])])
                     assert answer.accepted + answer.repeated == 2
@@ -132,7 +132,7 @@ def test_an_event_is_in_the_answers_and_counted_as_a_response_and_goes_with_the_
     node: Profiled, capsys: pytest.CaptureFixture[str]
 ) -> None:
     person = USERS[0]
-    with served(node.home) as process, ProfileClient.on_socket(node.home / SOCKET_NAME, 60) as client:
+    with served(node.home) as process, ProfileClient.on_socket(node.home / SOCKET_NAME, 120) as client:
         limits = Path(f"/proc/{process.pid}/limits").read_text(encoding="ascii")
         assert re.search(r"Max core file size +0 +0 ", limits)
         first = client.recommend(person, 1).items[0].item
@@ -140,7 +140,7 @@ def test_an_event_is_in_the_answers_and_counted_as_a_response_and_goes_with_the_
         answer = client.push([wanted])
         assert (answer.accepted, answer.profiles) == (1, 1)
         assert first not in {one.item for one in client.recommend(person, 20).items}
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240
         while not (shown := responses(node.home, capsys)) or not shown[0]["responded"]:
             assert time.monotonic() < until, shown
         (found,) = shown
@@ -151,7 +151,7 @@ def test_an_event_is_in_the_answers_and_counted_as_a_response_and_goes_with_the_
         assert client.push([event(0)]).left_out == 1
         assert responses(node.home, capsys) == []
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(180) == 0
         with pytest.raises(UnavailableError, match="UNAVAILABLE"):
             client.recommend(person)
     assert main(["subject", "export", person, "--home", str(node.home)]) == 0

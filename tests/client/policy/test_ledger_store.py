@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from tests.ledgers import ANY, NODE, PLAN, START, STEP, Clock, Place, charge, steps
 
+from silhouette_client.policy import ledger_store
 from silhouette_client.policy.ledger_store import Ledger, read_chain
 from silhouette_client.policy.receipt import Receipt
 from silhouette_client.policy.witness import FileWitness, MemoryWitness
@@ -100,8 +101,9 @@ def test_nobody_but_the_ledger_makes_a_receipt(ledger: Ledger) -> None:
 def test_only_the_ledger_holds_what_a_receipt_is_made_with() -> None:
     users = []
     for path in ROOT.glob("*/silhouette_*/**/*.py"):
-        names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
-        names |= {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = {node.id for node in nodes if isinstance(node, ast.Name)}
+        names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
         if "LEDGER_ONLY" in names:
             users.append(path.name)
     assert sorted(users) == ["ledger_store.py", "receipt.py"]
@@ -409,6 +411,20 @@ def test_a_file_that_is_no_ledger_is_refused_and_left_alone(place: Place) -> Non
         place.open()
 
 
+def test_a_ledger_that_is_begun_at_this_moment_is_read_once_it_has_its_opening(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.open().close()
+    begun = place.path.rename(tmp_path / "begun")
+    place.path.touch()
+    threading.Timer(0.3, begun.rename, [place.path]).start()
+    assert len(read_chain(place.path)) == 2
+    place.path.write_bytes(b"")
+    monkeypatch.setattr(ledger_store, "_OPENING_SECONDS", 0.1)
+    with pytest.raises(IntegrityError, match="expected the tables and triggers of a ledger"):
+        read_chain(place.path)
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -714,9 +730,9 @@ def test_processes_that_charge_at_once_write_one_chain(place: Place, tmp_path: P
     workers = [context.Process(target=_in_a_process, args=(tmp_path, worker, same, results)) for worker in range(3)]
     for worker in workers:
         worker.start()
-    won = sorted(number for _ in workers for number in results.get(timeout=120))
+    won = sorted(number for _ in workers for number in results.get(timeout=300))
     for worker in workers:
-        worker.join(60)
+        worker.join(120)
         assert worker.exitcode == 0
     assert won == (list(range(12)) if same else sorted(list(range(12)) * 3))
     chain = read_chain(place.path)

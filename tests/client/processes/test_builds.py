@@ -93,12 +93,12 @@ def test_a_service_opens_keys_under_a_passphrase_by_its_systemd_credential(
 ) -> None:
     from silhouette_client.profiles.vault import rotate
 
+    monkeypatch.setattr(os, "nice", lambda by: by)  # of the test run itself
     rotate(node.home, "test", protector=Passphrase("correct horse"))
     with pytest.raises(UnavailableError, match=f"to a service as the systemd credential {CREDENTIAL}"):
         build_all(node.home)
     monkeypatch.setattr(sys, "argv", ["processes", "profiles", "--home", str(node.home)])
-    monkeypatch.setattr("silhouette_client.hardening.protect_process", lambda: None)  # of the test run itself
-    monkeypatch.setattr(os, "nice", lambda by: by)
+    monkeypatch.setattr("silhouette_client.hardening.protect_process", lambda: None)
     assert run_process() == 4
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert run_process() == 4, "the folder has another credential"
@@ -119,11 +119,11 @@ def test_the_real_agent_builds_after_it_took_a_promoted_model(tmp_path: Path) ->
     ) as agent:
         try:
             name, built = node.promote(1), places_of(home).work / BUILT
-            until = time.monotonic() + 120
+            until = time.monotonic() + 400
             while not built.exists() and agent.poll() is None and time.monotonic() < until:
                 time.sleep(0.2)
             assert built.exists()
         finally:
             agent.terminate()
-            assert agent.wait(60) == 0
+            assert agent.wait(180) == 0
     assert models(node.home) == {name}

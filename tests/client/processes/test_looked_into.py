@@ -128,7 +128,7 @@ def test_nobody_attaches_to_it_reads_its_memory_or_gets_a_core(home: Path, role:
 
 
 def until_it_holds_its_store(process: subprocess.Popen[str], home: Path, role: str) -> None:
-    limits, end = Path(f"/proc/{process.pid}/limits"), time.monotonic() + 120
+    limits, end = Path(f"/proc/{process.pid}/limits"), time.monotonic() + 400
     held = home / ("node/ledger.sqlite" if role == "agent" else "profiles.sock")
     while not held.exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import threading
@@ -132,6 +133,24 @@ def test_two_openings_and_many_threads_write_one_chain(tmp_path: Path) -> None:
     head = verify_log(path, KEY)
     assert head is not None
     assert head.sequence == 400
+
+
+def test_whoever_checks_the_log_waits_for_an_entry_that_is_half_written(tmp_path: Path) -> None:
+    path = log_of(tmp_path / "audit.log", 4)
+    whole = path.read_bytes()
+    with path.open("r+b", buffering=0) as service:
+        fcntl.flock(service, fcntl.LOCK_EX)
+        service.truncate(len(whole) - 20)
+
+        def go_on() -> None:
+            service.seek(0)
+            service.write(whole)
+            fcntl.flock(service, fcntl.LOCK_UN)
+
+        threading.Timer(0.3, go_on).start()
+        head = verify_log(path, KEY)
+    assert head is not None
+    assert head.sequence == 4
 
 
 def test_a_log_that_became_shorter_under_an_open_service_stops_it(tmp_path: Path) -> None:

@@ -37,7 +37,13 @@ def test_a_browser_shows_both_pages_without_asking_anybody(tmp_path: Path) -> No
         "map": map_page([Projection("PCA", POINTS, 0), Projection("t-SNE", POINTS, 0)], [], "model-1", 20),
         "profile": profile_page("anna", profile(1)),
     }
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+    ]
     shown = {}
     for name, text in pages.items():
         path = tmp_path / f"{name}.html"
@@ -55,7 +61,7 @@ def test_a_browser_shows_both_pages_without_asking_anybody(tmp_path: Path) -> No
             ],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=True,
         )
         shown[name] = finished.stdout

@@ -17,7 +17,7 @@ _END_STREAM, _END_HEADERS = 1, 4
 class RawClient:
     """One connection to a Unix socket. Frames are of RFC 9113, header blocks of RFC 7541 without compression."""
 
-    def __init__(self, path: Path, timeout: float = 20) -> None:
+    def __init__(self, path: Path, timeout: float = 60) -> None:
         self._socket = sockets.socket(sockets.AF_UNIX)
         self._socket.settimeout(timeout)
         self._socket.connect(str(path))

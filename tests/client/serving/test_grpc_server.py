@@ -51,7 +51,7 @@ class House:
     port: int
     authority: Authority
 
-    def client(self, who: Signed, timeout: float = 10) -> ProfileClient:
+    def client(self, who: Signed, timeout: float = 60) -> ProfileClient:
         return ProfileClient.over_tls(
             f"localhost:{self.port}",
             authority=self.authority.pem,
@@ -176,27 +176,27 @@ def test_no_certificate_another_authority_and_an_expired_one_are_refused(house: 
     other = Authority("other").issue("tags")
     expired = house.authority.issue("tags", days=-1)
     for who in (other, expired):
-        with house.client(who, timeout=5) as client, pytest.raises(UnavailableError, match="UNAVAILABLE"):
+        with house.client(who, timeout=30) as client, pytest.raises(UnavailableError, match="UNAVAILABLE"):
             client.profile("anna")
     bare = grpc.secure_channel(f"localhost:{house.port}", grpc.ssl_channel_credentials(house.authority.pem))
     plain = grpc.insecure_channel(f"localhost:{house.port}")
     for channel in (bare, plain):
-        with ProfileClient(channel, 5) as client, pytest.raises(UnavailableError):
+        with ProfileClient(channel, 30) as client, pytest.raises(UnavailableError):
             client.profile("anna")
     alive(house)
 
 
 def test_a_quota_refuses_what_is_too_much_and_grants_again(house: House) -> None:
     with house.client(house.authority.issue("slow")) as client:
-        outcomes = []
-        for _ in range(8):
+        outcomes: list[bool] = []
+        while all(outcomes) and len(outcomes) < 100:  # at once; a slow machine asks more than twice a second in the end
             try:
                 client.profile("anna")
                 outcomes.append(True)
             except RefusedError as error:
                 outcomes.append("expected at most 2 requests a second" not in str(error))
         assert outcomes[0] is True
-        assert False in outcomes
+        assert outcomes[-1] is False
         threading.Event().wait(1.0)
         assert client.profile("anna").model == "model-1"
 
@@ -214,7 +214,7 @@ def test_many_streams_at_once_are_answered_or_refused_and_the_service_lives(hous
             request_serializer=pb.GetProfileRequest.SerializeToString,
             response_deserializer=pb.Profile.FromString,
         )
-        calls = [ask.future(REQUESTS["GetProfile"], timeout=90) for _ in range(1000)]
+        calls = [ask.future(REQUESTS["GetProfile"], timeout=300) for _ in range(1000)]
         codes = {call.code() for call in calls}
     # UNAVAILABLE is how a client shows HTTP/2's REFUSED_STREAM: more streams than the connection may have
     assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
@@ -246,7 +246,7 @@ def hold_open(house: House, connections: int, streams: int, *, patience: float =
         alive(house)
         with house.client(house.authority.issue("tags")) as other:
             assert other.profile("anna").model == "model-1"
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - begun < 60
     wait_until_alive(house, patience)
     alive(house)
 
@@ -266,7 +266,7 @@ def test_slow_clients_hold_up_nobody(house: House) -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_open_streams_hold_up_nobody(house: House) -> None:
-    hold_open(house, connections=84, streams=120, patience=60)
+    hold_open(house, connections=84, streams=120, patience=180)
 
 
 def test_a_deadline_ends_a_long_request_and_the_service_lives(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_more_long_requests_than_fit_are_refused(tmp_path: Path) -> None:
 
     class Waiting(Service):
         def push(self, events: Any, who: str) -> Any:
-            gate.wait(30)
+            gate.wait(120)
             return PushOutcome(0, 0, 0, 0, 0, 0)
 
     access = Access({"local": Grant(roles=frozenset({Role.write, Role.tags}))})
@@ -308,8 +308,8 @@ def test_more_long_requests_than_fit_are_refused(tmp_path: Path) -> None:
         grpc.insecure_channel(f"unix:{tmp_path / 's'}") as channel,
     ):
         push = pb_grpc.ProfileServiceStub(channel).PushEvents
-        calls = [push.future(pb.PushEventsRequest(), timeout=30) for _ in range(80)]
-        end = time.monotonic() + 25
+        calls = [push.future(pb.PushEventsRequest(), timeout=120) for _ in range(80)]
+        end = time.monotonic() + 100
         while sum(call.done() for call in calls) < 16 and time.monotonic() < end:
             time.sleep(0.05)
         refused = [call for call in calls if call.done()]
@@ -334,10 +334,10 @@ def test_clients_that_send_nothing_or_rubbish_hold_up_nobody(house: House) -> No
 def test_health_answers_and_reflection_does_not(house: House) -> None:
     with grpc.insecure_channel(f"unix:{house.socket}") as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        answer = stub.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=10)
+        answer = stub.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=60)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         method = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-        call = channel.stream_stream(method)(iter([b""]), timeout=10)
+        call = channel.stream_stream(method)(iter([b""]), timeout=60)
         with pytest.raises(grpc.RpcError) as caught:
             list(call)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -355,7 +355,7 @@ def test_reflection_answers_where_it_was_asked_for(tmp_path: Path) -> None:
     ):
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         (answer,) = stub.ServerReflectionInfo(
-            iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=10
+            iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=60
         )
         assert SERVICE in {one.name for one in answer.list_services_response.service}
 
@@ -487,6 +487,25 @@ def test_a_second_service_on_a_socket_is_refused_and_a_dead_ones_socket_is_taken
                 pass
 
 
+def test_the_socket_of_a_service_too_busy_to_let_anybody_in_is_left_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "busy"
+    with Vault.open(tmp_path, make=KeyFile()) as vault, ExitStack() as waiting:
+        busy = waiting.enter_context(sockets.socket(sockets.AF_UNIX))
+        busy.bind(str(path))
+        busy.listen(0)
+        with suppress(BlockingIOError):
+            while True:  # until one more would have to wait
+                one = waiting.enter_context(sockets.socket(sockets.AF_UNIX))
+                one.setblocking(False)
+                one.connect(str(path))
+        with (
+            pytest.raises(UnavailableError, match="found one that answers; stop it first"),
+            serving(Service(vault), vault, log=tmp_path / LOG_NAME, access=Access({}), socket=path),
+        ):
+            pass
+        assert path.exists()
+
+
 def alive(house: House) -> None:
-    with ProfileClient.on_socket(house.socket, 20) as client:
+    with ProfileClient.on_socket(house.socket, 60) as client:
         assert client.profile("anna").model == "model-1"

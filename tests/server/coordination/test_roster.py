@@ -185,7 +185,7 @@ def test_a_node_whose_process_ended_over_the_offer_is_asked_again() -> None:
         return lost if times == 1 else answer(message)
 
     grid = FakeGrid({11: honest("a", 5, "l"), 12: killed_once})
-    members, reasons = offered(grid, {11: "a", 12: "b"}, minimum=2, timeout=5.0)
+    members, reasons = offered(grid, {11: "a", 12: "b"}, minimum=2, timeout=60.0)
     assert [member.partner for member in members] == ["a", "b"]
     assert reasons == ()
     assert [one.metadata.dst_node_id for one in grid.sent] == [11, 12, 12]
@@ -205,6 +205,6 @@ def test_a_node_that_does_not_come_back_in_time_or_answers_with_an_error_of_its_
 
 def test_nodes_that_are_awaited_are_those_that_come_in_time() -> None:
     started = time.monotonic()
-    assert await_nodes(FakeGrid(good()), [12, 11], 5.0) == [11, 12]
-    assert time.monotonic() - started < 2.0
+    assert await_nodes(FakeGrid(good()), [12, 11], 60.0) == [11, 12]
+    assert time.monotonic() - started < 30.0
     assert await_nodes(FakeGrid(good()), [11, 14], 0.3) == [11]

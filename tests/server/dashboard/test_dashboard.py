@@ -151,7 +151,7 @@ def served(office: Office) -> Iterator[str]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    timer = threading.Timer(120, process.kill)
+    timer = threading.Timer(300, process.kill)
     timer.start()
     try:
         assert process.stdout is not None
@@ -161,7 +161,7 @@ def served(office: Office) -> Iterator[str]:
     finally:
         timer.cancel()
         process.terminate()
-        assert process.wait(20) in (0, -15)
+        assert process.wait(60) in (0, -15)
 
 
 def test_a_browser_shows_the_page_in_light_and_dark(served: str, tmp_path: Path) -> None:
@@ -179,6 +179,7 @@ def test_a_browser_shows_the_page_in_light_and_dark(served: str, tmp_path: Path)
                 "--headless",
                 "--no-sandbox",
                 "--disable-gpu",
+                "--disable-dev-shm-usage",  # where it is small, Chromium would crash at times
                 "--hide-scrollbars",
                 f"--user-data-dir={tmp_path / scheme}",
                 f"--blink-settings=preferredColorScheme={setting}",
@@ -189,7 +190,7 @@ def test_a_browser_shows_the_page_in_light_and_dark(served: str, tmp_path: Path)
             ],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=True,
         )
         assert "Refused to" not in finished.stderr  # the page obeys its own content security policy

@@ -89,10 +89,10 @@ def test_a_batch_of_512_users_is_ranked_within_seconds(width: int) -> None:
     scores = torch.randn(512, width, generator=generator)
     targets = torch.randint(1, width, (512,), generator=generator)
     seen = torch.randint(0, width, (512, 200), generator=generator)
-    started = time.perf_counter()
+    started = time.process_time()  # of this process: the machine may have other work
     ranks = pessimistic_ranks(scores, targets, seen)
     top_items(scores, seen, 10)
-    assert time.perf_counter() - started < 5  # 0.1 s and 0.5 s on one core
+    assert time.process_time() - started < 5  # 0.1 s and 0.5 s on one core
     assert 0 <= int(ranks.min()) <= int(ranks.max()) < width - 1
 
 

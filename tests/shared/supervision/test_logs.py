@@ -78,8 +78,18 @@ def test_a_beat_is_overdue_when_its_patience_is_over() -> None:
     assert Beat(at=100.0, patience=3.0).overdue(105.0) == 2.0
 
 
-def beat_of(path: Path) -> Beat:
-    found = read_beat(path)
+def read_after(path: Path, last: Beat | None, seconds: float) -> Beat | None:
+    """The first sign of life that is another than the last one; None if there is none for so long."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if (found := read_beat(path)) is not None and found != last:
+            return found
+        time.sleep(0.005)
+    return None
+
+
+def beat_after(path: Path, last: Beat | None) -> Beat:
+    found = read_after(path, last, seconds=60.0)
     assert found is not None
     return found
 
@@ -89,14 +99,11 @@ def test_a_heart_beats_while_something_is_worked_on_and_not_for_ever(
 ) -> None:
     monkeypatch.setattr(heartbeat, "_PULSE_SECONDS", 0.02)
     path = tmp_path / "agent.beat"
-    with Heart(path).beating(longest=0.3):
-        time.sleep(0.1)
-        early = beat_of(path)
-        time.sleep(0.1)
-        later = beat_of(path)
-        time.sleep(0.4)
-        silent = beat_of(path)
-        time.sleep(0.1)
-        assert beat_of(path) == silent
-    assert early.at < later.at < silent.at < beat_of(path).at
+    with Heart(path).beating(longest=1.0):
+        early = beat_after(path, None)
+        later = silent = beat_after(path, early)
+        while (another := read_after(path, silent, seconds=0.5)) is not None:
+            assert another.at < early.at + 30.0, "it never falls silent"
+            silent = another
+    assert early.at < later.at <= silent.at < beat_after(path, silent).at
     assert 60.0 < early.patience < 300.0  # a process that is stopped as a whole is noticed so soon

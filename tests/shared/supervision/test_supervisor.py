@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from silhouette_shared.errors import UnavailableError
 from silhouette_shared.supervision import Port, Service, Status, Supervisor, read_status
 from silhouette_shared.supervision import supervisor as module
 from silhouette_shared.supervision.service import Restarts
-from silhouette_shared.supervision.status import document, lines
+from silhouette_shared.supervision.status import LOCK, document, lines
 
 SLEEP = (sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)")
 BEAT_ONCE = (
@@ -41,11 +42,11 @@ def running(folder: Path, *services: Service) -> Iterator[Supervisor]:
         yield supervisor
     finally:
         supervisor.request_stop()
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -64,12 +65,17 @@ def is_gone(pid: int) -> bool:
 
 
 def logged(folder: Path, name: str) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / "logs" / f"{name}.jsonl").read_text().splitlines()]
+    whole = (folder / "logs" / f"{name}.jsonl").read_text().split("\n")[:-1]
+    return [json.loads(line) for line in whole]
+
+
+def said(folder: Path, name: str) -> list[object]:
+    return [line["message"] for line in logged(folder, name)]
 
 
 def test_a_killed_process_is_started_again_with_its_reason_in_the_status(tmp_path: Path) -> None:
     with running(tmp_path, Service(name="gate", command=SLEEP)) as supervisor:
-        wait_for(lambda: supervisor.status().healthy)
+        wait_for(lambda: supervisor.status().healthy and said(tmp_path, "gate") == ["up"])
         first = pid_of(supervisor, "gate")
         assert first is not None
         os.kill(first, signal.SIGKILL)
@@ -77,7 +83,7 @@ def test_a_killed_process_is_started_again_with_its_reason_in_the_status(tmp_pat
         (status,) = supervisor.status().services
         assert status.restarts == 1
         assert status.reason == "was ended by signal 9 (SIGKILL)"
-        wait_for(lambda: [line["message"] for line in logged(tmp_path, "gate")] == ["up", "up"])
+        wait_for(lambda: said(tmp_path, "gate") == ["up", "up"])
 
 
 def test_a_process_without_a_sign_of_life_is_killed_and_started_again(tmp_path: Path) -> None:
@@ -134,13 +140,13 @@ def test_a_killed_supervisor_takes_its_processes_along(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", script])
     found: list[Status] = []
 
-    def said() -> bool:
+    def told() -> bool:
         status = read_status(tmp_path)
         if status is not None and status.healthy:
             found.append(status)
         return bool(found)
 
-    wait_for(said)
+    wait_for(told)
     pid = found[0].services[0].pid
     assert pid is not None
     assert not is_gone(pid)
@@ -158,6 +164,16 @@ def test_a_second_supervisor_of_the_same_home_is_refused(tmp_path: Path) -> None
             second.run()
 
 
+def test_a_supervisor_starts_while_somebody_asks_for_its_status(tmp_path: Path) -> None:
+    """Asking takes the lock for a moment, and may be interrupted in it."""
+    (tmp_path / "work").mkdir()
+    with (tmp_path / "work" / LOCK).open("w") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        threading.Timer(0.3, fcntl.flock, [asking, fcntl.LOCK_UN]).start()
+        with running(tmp_path, Service(name="gate", command=SLEEP)) as supervisor:
+            wait_for(lambda: supervisor.status().healthy)
+
+
 def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -170,6 +186,17 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path) 
         ):
             Supervisor("node", tmp_path, tmp_path, [service]).run()
     assert not (tmp_path / "gate.jsonl").read_text()
+
+
+def test_a_port_that_is_freed_soon_is_waited_for(tmp_path: Path) -> None:
+    """As after a kill of the supervisor before: its processes end a moment later."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = Port("127.0.0.1", taken.getsockname()[1], "`port` in config.toml")
+        threading.Timer(0.3, taken.close).start()
+        with running(tmp_path, Service(name="gate", command=SLEEP, ports=(port,))) as supervisor:
+            wait_for(lambda: supervisor.status().healthy)
 
 
 def test_a_full_disk_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
