@@ -37,6 +37,7 @@ from silhouette_client.app import make_client_app
 from silhouette_client.node_folder import DEVICE_VARIABLE, FOLDER_VARIABLE, AgentCache
 from silhouette_client.training.engine import EngineName
 from silhouette_shared.allocator import keep_freed_memory
+from silhouette_shared.closing import Closing
 from silhouette_shared.errors import SilhouetteError, UnavailableError
 from silhouette_simulations.environment import environment
 from silhouette_simulations.nodes import ENGINE_VARIABLE, simulated
@@ -53,7 +54,7 @@ _SECONDS_TO_DIE = 5.0
 _LONGEST_TEMPORARY_PATH = 24  # the path of a socket has at most 107 bytes, and Ray adds 80 of its own
 
 
-class InProcessGrid(Grid):
+class InProcessGrid(Grid, Closing):
     """A Grid whose nodes are calls of one ClientApp in this process.
 
     Args:
@@ -81,12 +82,6 @@ class InProcessGrid(Grid):
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="node")
         self._pending: dict[str, Future[Message]] = {}
         self._numbers = itertools.count(1)
-
-    def __enter__(self) -> "InProcessGrid":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Drop what has not started and wait for what has."""

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from silhouette_shared.cli import is_full_disk
+from silhouette_shared.closing import Closing
 from silhouette_shared.config import Plan
 from silhouette_shared.errors import (
     IntegrityError,
@@ -44,7 +45,7 @@ class Task:
     cores: int
 
 
-class WorkerPool:
+class WorkerPool(Closing):
     """Worker processes, at most as many as there are callers of `run` at the same time.
 
     Args:
@@ -57,12 +58,6 @@ class WorkerPool:
         self._all: set[_Worker] = set()
         self._lock = threading.Lock()
         self._closed = False
-
-    def __enter__(self) -> "WorkerPool":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def run(self, task: Task, progress: Progress) -> None:
         """Carry out a run in a worker and wait for its end.

@@ -19,7 +19,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from cryptography.exceptions import InvalidTag
@@ -28,6 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from silhouette_client.ingest.folder import FOLDER
 from silhouette_client.ingest.records import writing
 from silhouette_client.ingest.vault import open_key
+from silhouette_shared.closing import Closing
 from silhouette_shared.databases import connect, explained, make_file, scrub, transaction, use_log
 from silhouette_shared.errors import IntegrityError, UnavailableError
 
@@ -97,7 +97,7 @@ class Shown:
     items: tuple[str, ...]
 
 
-class Journal:
+class Journal(Closing):
     """Events pushed and recommendations answered. Use `open`; safe between threads and processes of one machine.
 
     Args:
@@ -133,14 +133,6 @@ class Journal:
     def open_if_there(cls, home: Path) -> Self | None:
         """The journal, or None where nothing was ever pushed."""
         return cls.open(home) if (home / FOLDER / JOURNAL_NAME).exists() else None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Empty the write-ahead log where nobody else uses it, and close."""

@@ -26,13 +26,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from silhouette_client.policy.budget import Budget
 from silhouette_client.policy.ledger_key import make_key, read_key
 from silhouette_client.policy.receipt import LEDGER_ONLY, Receipt
 from silhouette_client.policy.witness import MemoryWitness, Witness
+from silhouette_shared.closing import Closing
 from silhouette_shared.databases import connect_with_rollback, explained, flush_names, make_file, transaction
 from silhouette_shared.errors import IntegrityError, RefusedError, UnavailableError, UsageError
 from silhouette_shared.privacy.ledger import (
@@ -84,7 +84,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Ledger:
+class Ledger(Closing):
     """The record of privacy spent at one node, and the only place where a receipt is made.
 
     Use `open` or `in_memory`. Safe to share between threads and between processes that each open it; a forked child
@@ -279,14 +279,6 @@ class Ledger:
             if not self._closed:
                 self._closed = "it was closed"
                 self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # What follows is called with the lock held.
 

@@ -24,10 +24,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 from silhouette_shared.cli import is_full_disk
+from silhouette_shared.closing import Closing
 from silhouette_shared.errors import IntegrityError, UnavailableError, UsageError
 
 if TYPE_CHECKING:  # the ledger brings torch and scipy along, for which no answer should wait
@@ -88,7 +88,7 @@ class Newest(NamedTuple):
     hash: bytes
 
 
-class AuditLog:
+class AuditLog(Closing):
     """The log of one store. Safe between threads and between processes that each open it.
 
     Args:
@@ -116,14 +116,6 @@ class AuditLog:
         except BaseException:
             os.close(self._file)
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Flush and close."""

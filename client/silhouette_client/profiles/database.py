@@ -12,11 +12,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from silhouette_client.profiles.keys import Keyring
 from silhouette_client.profiles.schema import REMEDY, create_or_examine, refuse_newer
+from silhouette_shared.closing import Closing
 from silhouette_shared.databases import connect, explained, make_file, scrub, transaction, use_log
 from silhouette_shared.errors import IntegrityError
 
@@ -29,7 +28,7 @@ _SETTINGS = (
 )
 
 
-class ProfileDatabase:
+class ProfileDatabase(Closing):
     """The file of a profile store, without its rows; safe between threads and processes on one machine.
 
     Args:
@@ -48,14 +47,6 @@ class ProfileDatabase:
     def path(self) -> Path:
         """Of the file."""
         return self._path
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Empty the write-ahead log where nobody else uses it, and close."""

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from silhouette_client.profiles.audit_log import LOG_NAME, Access, AuditLog, Newest, verify_log
@@ -36,6 +35,7 @@ from silhouette_client.profiles.store import (
     ProfileStore,
     Retention,
 )
+from silhouette_shared.closing import Closing
 from silhouette_shared.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def excluded(home: Path, passphrase: Passphrase | None = None) -> Excluded:
         return Excluded(store.exclusions(), keyring)
 
 
-class Vault:
+class Vault(Closing):
     """Store, keys and audit log of one node, for one named user of them.
 
     Args:
@@ -193,14 +193,6 @@ class Vault:
             log.close()
             raise
         return store, log, keyring
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close both."""

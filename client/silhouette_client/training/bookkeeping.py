@@ -29,6 +29,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.hooks import RemovableHandle
 
 from silhouette_client.training.engine import clip_factors
+from silhouette_shared.closing import Closing
 from silhouette_shared.config import Clipping
 from silhouette_shared.model.softmax import ScoredItems, Tape
 
@@ -60,7 +61,7 @@ _INSTEAD = {
 }
 
 
-class Bookkeeping:
+class Bookkeeping(Closing):
     """The engine `bookkeeping`: sums gradients, each scaled so that its L2 norm is at most `clip_norm`.
 
     A person's part passes `clip_norm` by rounding alone, under one part in 10**5. A person whose gradient is not finite
@@ -102,12 +103,6 @@ class Bookkeeping:
         self._sums: dict[int, Tensor] = {}
         self.norms = torch.zeros(0, dtype=torch.float64)
         """L2 norms, before clipping, of the people of the last `add`, shape (B,)."""
-
-    def __enter__(self) -> "Bookkeeping":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Forget what was not taken; the model needs nothing, it is as it came."""

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from torch import Tensor
@@ -40,6 +39,7 @@ from silhouette_shared.cards.documents import (
     SpentOn,
     card_digest,
 )
+from silhouette_shared.closing import Closing
 from silhouette_shared.config import Plan, parse_plan, write_toml
 from silhouette_shared.errors import IntegrityError, RefusedError, UsageError
 from silhouette_shared.model.vector import Layout
@@ -79,7 +79,7 @@ class Submission:
     name: str = ""
 
 
-class Registry:
+class Registry(Closing):
     """Runs, rounds, models and the alias of one coordinator.
 
     Safe to share between threads, and between processes that each open it.
@@ -116,14 +116,6 @@ class Registry:
     def close(self) -> None:
         """Close it."""
         self._journal.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # Runs
 
