@@ -101,14 +101,14 @@ def start_command(home: HomeOption = None) -> None:
     import logging
 
     from silhouette_client.processes.services import gateway_of, places_of, prepare, services_of
-    from silhouette_shared.supervision import Supervisor, log_to_standard_error, stop_on_signals
+    from silhouette_shared.supervision import Supervisor, call_on_signals, log_to_standard_error
 
     found = _home(home)
     places, gate = places_of(found), gateway_of(found)
     services = services_of(silhouette_home(home), places, found.supernode_path)
     supervisor = Supervisor("node", places.work, places.logs, services, partial(prepare, found, places))
     log_to_standard_error()
-    stop_on_signals(supervisor)
+    call_on_signals(supervisor.request_stop)
     logging.getLogger(__name__).info("the gate is %s:%d; logs are in %s", gate.host, gate.port, places.logs)
     supervisor.run()
 
@@ -125,7 +125,7 @@ def supernode_command(
     """
     from silhouette_client.processes.services import read_link, supernode_of
     from silhouette_shared.private_files import read_private
-    from silhouette_shared.supervision import Supervisor, log_to_standard_error, stop_on_signals
+    from silhouette_shared.supervision import Supervisor, call_on_signals, log_to_standard_error
 
     folder = silhouette_home(home)
     key = folder / "supernode.key"
@@ -134,7 +134,7 @@ def supernode_command(
     service = supernode_of(link, read_link(link), key, work)
     supervisor = Supervisor("supernode", work, folder / "logs", [service], lambda: None)
     log_to_standard_error()
-    stop_on_signals(supervisor)
+    call_on_signals(supervisor.request_stop)
     supervisor.run()
 
 

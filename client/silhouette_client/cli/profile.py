@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -366,8 +365,6 @@ def serve_command(
     tags and recommendations. Over TCP a certificate's common name is looked up there. Where the node holds a promoted
     model, pushed events change histories and profiles at once, and it is noted what was recommended.
     """
-    import signal
-
     import torch
 
     from silhouette_client.hardening import protect_process
@@ -375,15 +372,15 @@ def serve_command(
     from silhouette_client.profiles.audit_log import LOG_NAME
     from silhouette_client.profiles.node_model import HeldModel
     from silhouette_client.serving.grpc_server import SOCKET_NAME, serving
+    from silhouette_shared.supervision import end_on_signals
 
     place = silhouette_home(home)
     access, credentials = _access(place), _tls(tls)
     protect_process()
-    path, stop = socket or place / SOCKET_NAME, threading.Event()
+    path = socket or place / SOCKET_NAME
     models = HeldModel(place, torch.device("cpu"))
     with open_vault(place, passphrase_file) as vault, Keeper(place, vault, models) as keeper:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+        stop = end_on_signals()
         with serving(
             keeper.service,
             vault,

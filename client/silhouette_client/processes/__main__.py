@@ -3,14 +3,13 @@
 The agent starts the third, `profiles`, which builds profiles with a newly promoted model and ends.
 """
 
-import asyncio
 import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from silhouette_client.enrolment.home import NodeHome
 from silhouette_client.processes.services import gateway_of, places_of
-from silhouette_shared.supervision import Heart, end_on_signals, interrupt_on_terminate, run_role
+from silhouette_shared.supervision import Heart, end_on_signals, run_role, run_until_asked
 
 _START_PATIENCE = 300.0  # seconds for importing torch and opening the ledger on a busy machine
 
@@ -20,9 +19,8 @@ def _connector(home: Path) -> None:
 
     node = NodeHome.of(home)
     places = places_of(node)
-    interrupt_on_terminate()
     connector = Connector(gateway_of(node), places.certificate, places.key)
-    asyncio.run(connector.serve("127.0.0.1", places.connector, Heart.from_environment()))
+    run_until_asked(connector.serve("127.0.0.1", places.connector, Heart.from_environment()))
 
 
 def _agent(home: Path) -> None:

@@ -235,7 +235,7 @@ def start_command(home: HomeOption = None) -> None:
     import logging
 
     from silhouette_server.processes.services import places_of, prepare, services_of
-    from silhouette_shared.supervision import Supervisor, log_to_standard_error, stop_on_signals
+    from silhouette_shared.supervision import Supervisor, call_on_signals, log_to_standard_error
 
     office = _office(home)
     places = places_of(office)
@@ -247,7 +247,7 @@ def start_command(home: HomeOption = None) -> None:
         partial(prepare, office, places),
     )
     log_to_standard_error()
-    stop_on_signals(supervisor)
+    call_on_signals(supervisor.request_stop)
     logging.getLogger(__name__).info("the gate is on %s:%d; logs are in %s", places.listen, places.port, places.logs)
     supervisor.run()
 

@@ -1,12 +1,11 @@
 """What the supervisor starts: `python -m silhouette_server.processes gate|serverapp --home HOME`."""
 
-import asyncio
 import sys
 from pathlib import Path
 
 from silhouette_server.enrolment.office import Office
 from silhouette_server.processes.services import places_of
-from silhouette_shared.supervision import Heart, end_on_signals, interrupt_on_terminate, run_role
+from silhouette_shared.supervision import Heart, end_on_signals, run_role, run_until_asked
 
 _START_PATIENCE = 300.0  # seconds for importing torch on a busy machine
 
@@ -23,8 +22,7 @@ def _gate(home: Path) -> None:
         places.door.address,
         RosterHolders(office),
     )
-    interrupt_on_terminate()
-    asyncio.run(gate.serve(places.listen, places.port, Heart.from_environment()))
+    run_until_asked(gate.serve(places.listen, places.port, Heart.from_environment()))
 
 
 def _serverapp(home: Path) -> None:

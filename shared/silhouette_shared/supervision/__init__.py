@@ -2,10 +2,10 @@
 
 from silhouette_shared.supervision.heartbeat import Heart
 from silhouette_shared.supervision.logs import log_to_standard_error
-from silhouette_shared.supervision.roles import end_on_signals, interrupt_on_terminate, run_role
+from silhouette_shared.supervision.roles import call_on_signals, end_on_signals, run_role, run_until_asked
 from silhouette_shared.supervision.service import OUR_EXITS, Port, Service
 from silhouette_shared.supervision.status import ServiceStatus, Status, read_status
-from silhouette_shared.supervision.supervisor import Supervisor, stop_on_signals
+from silhouette_shared.supervision.supervisor import Supervisor
 
 __all__ = [
     "OUR_EXITS",
@@ -15,10 +15,10 @@ __all__ = [
     "ServiceStatus",
     "Status",
     "Supervisor",
+    "call_on_signals",
     "end_on_signals",
-    "interrupt_on_terminate",
     "log_to_standard_error",
     "read_status",
     "run_role",
-    "stop_on_signals",
+    "run_until_asked",
 ]

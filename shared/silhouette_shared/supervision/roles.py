@@ -1,10 +1,13 @@
 """What a supervisor starts: one process of a few roles, named on the command line."""
 
 import argparse
+import asyncio
 import logging
+import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from silhouette_shared.errors import SilhouetteError
@@ -39,11 +42,43 @@ def run_role(package: str, roles: Mapping[str, Callable[[Path], None]]) -> int:
 def end_on_signals() -> threading.Event:
     """What is set when the process is asked to end, by SIGTERM or SIGINT."""
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    call_on_signals(stop.set)
     return stop
 
 
-def interrupt_on_terminate() -> None:
-    """Let SIGTERM end an event loop the way that Ctrl-C does, with everything closed."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+def call_on_signals(call: Callable[[], object]) -> None:
+    """Call something, from a thread of its own, once the process is asked to end, by SIGTERM or SIGINT.
+
+    A handler runs between two steps of the main thread: it is late where that thread was just about to wait, and stands
+    still if it sets an event whose lock that thread holds. What wakes the other thread is written by the interpreter as
+    soon as the signal comes. To be called in the main thread of a process that has no event loop there.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+
+    def wait() -> None:
+        os.read(reading, 1)
+        call()
+
+    threading.Thread(target=wait, name="end-on-signals", daemon=True).start()
+
+
+def run_until_asked(work: Coroutine[object, object, None]) -> None:
+    """Run an event loop to the end of its work, or until SIGTERM or SIGINT, with everything closed.
+
+    Both are handled by the loop: a process that a shell started in the background ignores SIGINT, which `asyncio.run`
+    leaves so.
+    """
+
+    async def asked() -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is one
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        await work
+
+    with suppress(asyncio.CancelledError):
+        asyncio.run(asked())

@@ -249,12 +249,6 @@ class Supervisor:
         (self._folder / "status.json").unlink(missing_ok=True)
 
 
-def stop_on_signals(supervisor: Supervisor) -> None:
-    """End on SIGTERM and SIGINT."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: supervisor.request_stop())
-
-
 def _die_with_parent() -> None:
     """Between fork and exec: the kernel ends this process when the supervisor is gone, however it went."""
     _libc.prctl(_DEATH_SIGNAL, signal.SIGKILL)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 PROGRAM = """
 import asyncio, sys
 from silhouette_shared.errors import RefusedError
-from silhouette_shared.supervision import end_on_signals, interrupt_on_terminate, run_role
+from silhouette_shared.supervision import end_on_signals, run_role, run_until_asked
 
 def works(home):
     print("home", home.name, flush=True)
@@ -34,8 +33,7 @@ def loops(home):
             await asyncio.sleep(60)
         finally:
             print("in order", flush=True)
-    interrupt_on_terminate()
-    asyncio.run(forever())
+    run_until_asked(forever())
 
 sys.exit(run_role("planted.processes", {"works": works, "refuses": refuses, "waits": waits, "loops": loops}))
 """
@@ -64,14 +62,21 @@ def test_a_role_that_there_is_not_is_refused_with_those_that_there_are(program: 
     assert "works, refuses, waits, loops" in done.stderr.replace("'", "")
 
 
+IN_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+"""How a script's shell starts what it does not wait for: with SIGINT ignored."""
+
+
+@pytest.mark.parametrize("shell", [[], IN_BACKGROUND], ids=["in front", "in the background"])
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("role", ["waits", "loops"])
-def test_a_role_that_is_asked_to_end_ends_in_order(program: list[str], tmp_path: Path, role: str) -> None:
+def test_a_role_that_is_asked_to_end_ends_in_order(
+    program: list[str], tmp_path: Path, role: str, asked: signal.Signals, shell: list[str]
+) -> None:
     process = subprocess.Popen(
-        [*program, role, "--home", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*shell, *program, role, "--home", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=30)
+    process.send_signal(asked)
+    out, err = process.communicate(timeout=50)
     assert (process.returncode, out, err) == (0, "in order\n", "")
