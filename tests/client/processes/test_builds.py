@@ -30,6 +30,13 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Profiled:
     return made
 
 
+@pytest.fixture
+def kept(node: Profiled) -> Profiled:
+    """The node with a store, whichever test came before."""
+    Vault.open(node.home, make=None if (node.home / "profiles.key").exists() else KeyFile()).close()
+    return node
+
+
 def models(home: Path) -> set[str | None]:
     with Vault.open(home) as vault:
         return {None if record is None else record.model for record in vault.get_many(USERS, "test", "show")}
@@ -55,33 +62,32 @@ def test_the_first_build_is_the_operators_and_later_ones_follow_the_promoted_mod
     assert Builder(node.home, tmp_path).is_due()
 
 
-def test_a_build_that_fails_is_tried_again_later_and_for_another_model_at_once(node: Profiled, tmp_path: Path) -> None:
+def test_a_build_that_fails_is_tried_again_later_and_for_another_model_at_once(kept: Profiled, tmp_path: Path) -> None:
     now = [0.0]
-    Vault.open(node.home).close()
-    failing = Builder(node.home, tmp_path, command=FAILS, clock=lambda: now[0])
+    failing = Builder(kept.home, tmp_path, command=FAILS, clock=lambda: now[0])
     assert failing.is_due()
     assert not failing.build()
     assert not failing.is_due()
     now[0] = 601.0
     assert failing.is_due()
     assert not failing.build()
-    node.promote(3, scale=2.0)
+    kept.promote(3, scale=2.0)
     assert failing.is_due()
 
 
-def test_a_model_that_comes_during_a_build_is_built_for_after_it(node: Profiled, tmp_path: Path) -> None:
-    alias = node.house.home("east").folder / "model" / "alias.json"
+def test_a_model_that_comes_during_a_build_is_built_for_after_it(kept: Profiled, tmp_path: Path) -> None:
+    alias = kept.house.home("east").folder / "model" / "alias.json"
     new = f"{alias}.new"
     swap = f"import os, shutil; shutil.copy({str(alias)!r}, {new!r}); os.replace({new!r}, {str(alias)!r})"
-    builder = Builder(node.home, tmp_path, command=(sys.executable, "-c", swap))
+    builder = Builder(kept.home, tmp_path, command=(sys.executable, "-c", swap))
     assert builder.build()
     assert builder.is_due()
     assert json.loads((tmp_path / BUILT).read_text(encoding="ascii"))
 
 
-def test_leaving_ends_a_running_build_and_it_counts_as_not_done(node: Profiled, tmp_path: Path) -> None:
+def test_leaving_ends_a_running_build_and_it_counts_as_not_done(kept: Profiled, tmp_path: Path) -> None:
     slow = (sys.executable, "-c", "import time; time.sleep(60)")
-    with Builder(node.home, tmp_path, seconds=0.01, command=slow) as builder:
+    with Builder(kept.home, tmp_path, seconds=0.01, command=slow) as builder:
         assert builder.is_due()
         time.sleep(0.5)
     assert not (tmp_path / BUILT).exists()
@@ -89,15 +95,15 @@ def test_leaving_ends_a_running_build_and_it_counts_as_not_done(node: Profiled, 
 
 
 def test_a_service_opens_keys_under_a_passphrase_by_its_systemd_credential(
-    node: Profiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kept: Profiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from silhouette_client.profiles.vault import rotate
 
     monkeypatch.setattr(os, "nice", lambda by: by)  # of the test run itself
-    rotate(node.home, "test", protector=Passphrase("correct horse"))
+    rotate(kept.home, "test", protector=Passphrase("correct horse"))
     with pytest.raises(UnavailableError, match=f"to a service as the systemd credential {CREDENTIAL}"):
-        build_all(node.home)
-    monkeypatch.setattr(sys, "argv", ["processes", "profiles", "--home", str(node.home)])
+        build_all(kept.home)
+    monkeypatch.setattr(sys, "argv", ["processes", "profiles", "--home", str(kept.home)])
     monkeypatch.setattr("silhouette_client.hardening.protect_process", lambda: None)
     assert run_process() == 4
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
