@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 from pathlib import Path
 
 import pytest
+from tests.children import in_a_child
 
 from silhouette_client.hardening import is_protected, protect_process
 from silhouette_shared.errors import UnavailableError
-
-
-def in_a_child(body) -> int:  # type: ignore[no-untyped-def]
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            code = body()
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl is Linux's")

@@ -107,15 +107,12 @@ def quarantine_command(
     from itertools import islice
 
     from silhouette_client.ingest.manifest import reasons
-    from silhouette_client.ingest.records import open_records, reading
+    from silhouette_client.ingest.records import Records, reading
 
-    place = silhouette_home(home)
-
-    def read() -> tuple[dict[str, int], list[tuple[str, str, int, str, str]]]:
-        records = open_records(place)
+    def read(records: Records) -> tuple[dict[str, int], list[tuple[str, str, int, str, str]]]:
         return reasons(records.manifest.files), list(islice(records.quarantine(), most or None))
 
-    total, rows = reading(place, read)
+    total, rows = reading(silhouette_home(home), read)
     if output is Format.json:
         emit(
             {

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from silhouette_client.cli.lines import lines_of
 from silhouette_shared.cli import Format, FormatOption, HomeOption, emit, silhouette_home
 from silhouette_shared.errors import UsageError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 def response_command(
@@ -49,7 +46,7 @@ def response_command(
 
     from silhouette_client.ingest.absorb import absorb_if_free, with_waiting
     from silhouette_client.ingest.pushed import Journal
-    from silhouette_client.ingest.records import open_records, reading
+    from silhouette_client.ingest.records import reading
     from silhouette_client.live.response import responses
     from silhouette_shared.schema import BEHAVIOURS
 
@@ -58,12 +55,7 @@ def response_command(
         raise UsageError(f"expected behaviours out of {', '.join(BEHAVIOURS)}, got {', '.join(strange)}; change it")
     items = lines_of(catalogue, "item ids") if catalogue is not None else _own_items(place)
     waiting, columns = absorb_if_free(place), ["user", "item", "behaviour", "timestamp"]
-
-    def read() -> pa.Table | None:
-        records = open_records(place)
-        return with_waiting(records, records.table("events", columns), waiting)
-
-    table = reading(place, read)
+    table = reading(place, lambda records: with_waiting(records, records.table("events", columns), waiting))
     events = pd.DataFrame(columns=columns) if table is None else table.to_pandas()
     journal = Journal.open_if_there(place)
     found = []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from silhouette_client.ingest.cleaning import sessions
 from silhouette_client.ingest.consent import consenting
 from silhouette_client.ingest.manifest import reasons
-from silhouette_client.ingest.records import Records, open_records, reading
+from silhouette_client.ingest.records import Records, reading
 
 SESSION_GAP_SECONDS = 1800
 """Longest pause inside a session: half an hour, as in web analytics."""
@@ -25,7 +25,7 @@ def counts(home: Path) -> dict[str, object]:
     Raises:
         IntegrityError: If the records are damaged.
     """
-    return reading(home, lambda: _counts(open_records(home)))
+    return reading(home, _counts)
 
 
 def _counts(records: Records) -> dict[str, object]:
@@ -48,7 +48,7 @@ def describe(home: Path) -> dict[str, object]:
     Raises:
         IntegrityError: If the records are damaged.
     """
-    return reading(home, lambda: _description(open_records(home)))
+    return reading(home, _description)
 
 
 def _description(records: Records) -> dict[str, object]:
@@ -97,7 +97,7 @@ def coverage(home: Path, items: Sequence[str]) -> dict[str, object]:
         home: Of the node.
         items: Ids of the catalogue.
     """
-    events = reading(home, lambda: open_records(home).table("events", ("item",)))
+    events = reading(home, lambda records: records.table("events", ("item",)))
     if events is None or not events.num_rows:
         return {"catalogue_items": len(items), "items_with_events": 0, "events_outside": 0, "items_outside": 0}
     counts = pc.value_counts(events.column("item").cast(pa.string()))

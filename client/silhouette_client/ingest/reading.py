@@ -18,7 +18,7 @@ from silhouette_client.ingest.absorb import absorb_if_free, with_waiting
 from silhouette_client.ingest.consent import consenting
 from silhouette_client.ingest.packing import pack
 from silhouette_client.ingest.pushed import Pushed
-from silhouette_client.ingest.records import Records, open_records, reading
+from silhouette_client.ingest.records import Records, reading
 from silhouette_client.ingest.take_in import Exclusions, Nobody
 from silhouette_shared.errors import RefusedError, UsageError
 from silhouette_shared.model.histories import Histories
@@ -86,7 +86,7 @@ def read_people(
         IntegrityError: If the records are damaged.
     """
     left = absorb_if_free(home) if waiting is None else waiting
-    return reading(home, lambda: _read(open_records(home), left, items, attributes, purpose, exclusions or Nobody()))
+    return reading(home, lambda records: _read(records, left, items, attributes, purpose, exclusions or Nobody()))
 
 
 def _read(

@@ -142,24 +142,24 @@ def open_records(home: Path) -> Records:
     return Records(folder, vault, _read_manifest(folder, vault))
 
 
-def reading(home: Path, read: Callable[[], _T]) -> _T:
-    """Read what a node holds, and again where another process replaced the parts meanwhile.
+def reading(home: Path, read: Callable[[Records], _T]) -> _T:
+    """Read what a node holds, opened for it, and again where another process replaced the parts meanwhile.
 
     Args:
         home: Of the node.
-        read: Opens the records and reads all it needs.
+        read: Reads all it needs.
 
     Raises:
-        IntegrityError: As `read` does, of records that stayed as they were.
+        IntegrityError: As `open_records` and `read` do, of records that stayed as they were.
     """
     for _ in range(_MOST_READINGS):
         before = stamp(manifest_of(home / FOLDER))
         try:
-            return read()
+            return read(open_records(home))
         except IntegrityError:
             if stamp(manifest_of(home / FOLDER)) == before:
                 raise
-    return read()
+    return read(open_records(home))
 
 
 @contextmanager

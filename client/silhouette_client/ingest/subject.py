@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from silhouette_client.ingest.absorb import absorb_if_free, with_waiting
 from silhouette_client.ingest.mapping import TIME_COLUMNS
 from silhouette_client.ingest.pushed import Journal, Pushed
-from silhouette_client.ingest.records import IDENTITY, open_records, reading
+from silhouette_client.ingest.records import IDENTITY, Records, reading
 
 TABLES = ("events", "users", "edges", "tags", "consent")
 
@@ -27,7 +27,7 @@ def rows_of(home: Path, user: str) -> dict[str, list[dict[str, Any]]]:
         IntegrityError: If the records are damaged.
     """
     waiting = absorb_if_free(home)
-    found = reading(home, lambda: _rows(home, user, waiting))
+    found = reading(home, lambda records: _rows(records, user, waiting))
     if (journal := Journal.open_if_there(home)) is not None:
         with journal:
             shown = [{"model": one.model, "time": one.time, "items": list(one.items)} for one in journal.shown(user)]
@@ -36,8 +36,8 @@ def rows_of(home: Path, user: str) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _rows(home: Path, user: str, waiting: Sequence[Pushed]) -> dict[str, list[dict[str, Any]]]:
-    records, found = open_records(home), {}
+def _rows(records: Records, user: str, waiting: Sequence[Pushed]) -> dict[str, list[dict[str, Any]]]:
+    found = {}
     for name in TABLES:
         table = records.table(name)
         if name == "events":

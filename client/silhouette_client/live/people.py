@@ -17,7 +17,7 @@ from silhouette_client.ingest.consent import consenting
 from silhouette_client.ingest.identity import identities as names_of
 from silhouette_client.ingest.pushed import Pushed
 from silhouette_client.ingest.reading import read_people
-from silhouette_client.ingest.records import Records, open_records, reading
+from silhouette_client.ingest.records import Records, reading
 from silhouette_client.ingest.take_in import Exclusions
 from silhouette_client.profiles.update import NewEvents, with_events
 from silhouette_shared.errors import RefusedError
@@ -79,7 +79,7 @@ class LivePeople:
             IntegrityError: If the records are damaged.
             UsageError: If a declared attribute has another class.
         """
-        decided, silence, names = reading(home, lambda: _known(open_records(home), purpose))
+        decided, silence, names = reading(home, lambda records: _known(records, purpose))
         if waiting:
             names.append(names_of(rows_of(waiting)))
         identities = np.sort(np.concatenate(names)) if names else np.zeros(0, np.uint64)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.client.ingest.shop_files import events, ingest, state, write
 
-from silhouette_client.ingest.records import open_records, reading
+from silhouette_client.ingest.records import Records, open_records, reading
 from silhouette_client.ingest.removal import remove_people
 from silhouette_shared.errors import IntegrityError
 
@@ -50,8 +50,7 @@ def test_a_reader_reads_again_where_a_part_was_removed_before_it_came_to_it(home
     ingest(home, write(tmp_path / "events.csv", "u1,a,view,10,", "u2,b,view,20,"))
     seen = []
 
-    def users() -> list[str]:
-        records = open_records(home)
+    def users(records: Records) -> list[str]:
         seen.append(len(records.manifest.sealed_files()))
         if len(seen) == 1:
             remove_people(home, {"u1"})  # between the manifest and its parts, as another process does
@@ -68,4 +67,4 @@ def test_a_part_that_nobody_removed_is_missed(home: Path, tmp_path: Path) -> Non
     (name,) = open_records(home).manifest.sealed_files()
     (home / "node" / "people" / "parts" / name).unlink()
     with pytest.raises(IntegrityError, match="expected a part of the people's records, found none; restore it"):
-        reading(home, lambda: open_records(home).table("events"))
+        reading(home, lambda records: records.table("events"))

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from tests.client.ingest.shop_files import NOW, ingest, write
-from tests.people import ITEMS, encoder
 
 from silhouette_client.ingest.absorb import absorb
 from silhouette_client.ingest.pushed import Journal
@@ -21,42 +20,11 @@ from silhouette_client.ingest.subject import rows_of
 from silhouette_client.live import updater as updaters
 from silhouette_client.live.updater import LiveUpdater
 from silhouette_client.profiles.building import Built, build_held, held_people
-from silhouette_client.profiles.details import Words
-from silhouette_client.profiles.keys import KeyFile
 from silhouette_client.profiles.node_model import NodeModel
 from silhouette_client.profiles.record import ProfileRecord
 from silhouette_client.profiles.vault import ExcludedAtUse, Vault
 from silhouette_client.serving.service import Event
 from silhouette_shared.errors import IntegrityError
-
-ITEM = [f"i{number}" for number in range(1, ITEMS + 1)]
-
-
-@pytest.fixture(scope="module")
-def model() -> NodeModel:
-    words = Words(
-        items=tuple(ITEM),
-        titles=tuple(ITEM),
-        categories=("A", "B", "C"),
-        attributes={"gender": ("F", "M"), "age": ("young", "middle", "old")},
-    )
-    return NodeModel("m1", "run:1", encoder(scale=10.0).eval(), words, private=False)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    home = tmp_path / "home"
-    rows = [f"ann,{ITEM[k]},view,{1000 + k}," for k in range(5)] + [
-        f"ben,{ITEM[k]},purchase,{2000 + k},3" for k in (7, 3)
-    ]
-    ingest(home, write(tmp_path / "events.csv", *rows))
-    return home
-
-
-@pytest.fixture
-def vault(home: Path) -> Iterator[Vault]:
-    with Vault.open(home, make=KeyFile()) as vault:
-        yield vault
 
 
 @pytest.fixture
@@ -214,7 +182,7 @@ def test_a_reading_goes_on_when_another_process_replaces_the_parts(
             assert absorb(home) == 1  # writes the part of pushed events anew and removes the one that is to be read
         return records
 
-    monkeypatch.setattr("silhouette_client.ingest.reading.open_records", open_then_absorb)
+    monkeypatch.setattr("silhouette_client.ingest.records.open_records", open_then_absorb)
     people = read_people(home, model.numbers, model.words.attributes, "profiling")
     assert dict(zip(people.users, people.histories.lengths.tolist(), strict=True)) == {"ann": 7, "ben": 2}
     assert len(opened_ones) == 2

@@ -8,10 +8,10 @@ import resource
 import signal
 import struct
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.children import in_a_child
 
 from silhouette_client.ingest.folder import FOLDER
 from silhouette_client.ingest.pushed import JOURNAL_NAME, Journal, Pushed
@@ -21,19 +21,6 @@ from silhouette_shared.errors import IntegrityError, UnavailableError
 def event(number: int) -> tuple[str, int, Pushed]:
     """Each with an id and a content of its own."""
     return (f"id-{number}", number + 1, Pushed(f"user-{number % 7}", f"item-{number}", "view", number, text="x" * 200))
-
-
-def in_a_child(body: Callable[[], None]) -> int:
-    """Exit code, or less than 0 for a signal."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            body()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def numbers(home: Path) -> list[int]:

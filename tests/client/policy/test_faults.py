@@ -7,11 +7,12 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.children import in_a_child
 from tests.disks import build_faulty_disk, mounted
 from tests.ledgers import ANY, NODE, STEP, Place, charge
 
@@ -71,22 +72,6 @@ def test_a_start_makes_sure_of_the_names_of_its_files(faulty: dict[str, Any]) ->
 # Without a compiler and without root
 
 
-def in_a_child(work: Callable[[], None]) -> None:
-    """Run something whose limits must not reach the test run."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        except BaseException as error:  # noqa: BLE001 - the parent tells
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-
-
 def charge_until_it_fails(ledger: Ledger, first: int = 1) -> tuple[int, str]:
     """The first round that was refused by the disk, and why."""
     for number in range(first, first + 500):
@@ -116,7 +101,7 @@ def test_a_file_that_may_not_grow_stops_the_charge(tmp_path: Path) -> None:
         with place.open() as ledger:
             ledger.charge(charge(number)).redeem(STEP)
 
-    in_a_child(work)
+    assert in_a_child(work) == 0
     assert place.witness.head(NODE) == read_chain(place.path).head
 
 

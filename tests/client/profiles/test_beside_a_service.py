@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.children import in_a_child
 from tests.profiled import USERS, Profiled
 
 from silhouette_client.live.updater import LiveUpdater
@@ -184,17 +185,6 @@ def test_a_second_build_waits_for_the_first_and_reads_what_to_go_by_after_it(
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert main(["profile", "build", "--home", str(node.home)]) == 0
     assert "another build" not in capsys.readouterr().err
-
-
-def in_a_child(body: Callable[[], int]) -> int:
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            code = body()
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def killed(*_: object, **__: object) -> None:
