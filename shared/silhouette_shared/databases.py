@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from silhouette_shared.errors import IntegrityError, UnavailableError
 from silhouette_shared.files import flush_folder
+
+_T = TypeVar("_T")
 
 _LOCK_SECONDS = 30.0
 """How long one process waits for another that writes."""
@@ -150,6 +153,23 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
         raise
+
+
+def marks(values: Collection[object]) -> str:
+    """As many question marks as values, for `IN`."""
+    return ",".join("?" * len(values))
+
+
+def in_parts(values: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Values in lists of at most `size`, as many as a statement or a transaction takes."""
+    part: list[_T] = []
+    for one in values:
+        part.append(one)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def use_log(connection: sqlite3.Connection, place: str) -> None:

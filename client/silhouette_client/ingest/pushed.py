@@ -28,7 +28,7 @@ from silhouette_client.ingest.folder import FOLDER
 from silhouette_client.ingest.records import writing
 from silhouette_client.ingest.vault import open_key
 from silhouette_shared.closing import Closing
-from silhouette_shared.databases import connect, explained, make_file, scrub, transaction, use_log
+from silhouette_shared.databases import connect, explained, in_parts, make_file, marks, scrub, transaction, use_log
 from silhouette_shared.errors import IntegrityError, UnavailableError
 
 JOURNAL_NAME = "pushed.sqlite"
@@ -311,13 +311,11 @@ class Journal(Closing):
             yield connection
 
     def _each(self, statement: str, numbers: Collection[int]) -> None:
-        chosen = list(numbers)
-        if not chosen:
+        if not numbers:
             return
         with self._writing() as connection:
-            for start in range(0, len(chosen), _AT_ONCE):
-                part = chosen[start : start + _AT_ONCE]
-                connection.execute(statement.format(",".join("?" * len(part))), part)
+            for part in in_parts(numbers, _AT_ONCE):
+                connection.execute(statement.format(marks(part)), part)
 
     def _seal(self, content: bytes, context: bytes) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)

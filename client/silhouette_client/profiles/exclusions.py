@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from enum import StrEnum
 
 from silhouette_client.profiles.changes import ChangeRows
+from silhouette_shared.databases import marks
 from silhouette_shared.errors import RefusedError
 
 _LIST = "exclusion list"  # in messages
@@ -94,8 +95,8 @@ class ExclusionRows(ChangeRows):
         return Exclusion(kind)
 
     def _excluded_among(self, connection: sqlite3.Connection, people: Collection[bytes]) -> frozenset[bytes]:
-        marks = ",".join("?" * len(people))
-        return self._checked(connection.execute(f"{_ENTRIES} WHERE person IN ({marks})", list(people)).fetchall())
+        found = connection.execute(f"{_ENTRIES} WHERE person IN ({marks(people)})", list(people))
+        return self._checked(found.fetchall())
 
     def _checked(self, entries: Iterable[tuple[bytes, str, int, bytes]]) -> frozenset[bytes]:
         """The people of some entries, none of which was changed."""

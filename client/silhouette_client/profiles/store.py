@@ -32,6 +32,7 @@ from silhouette_client.profiles.sealing import (
     unwrap_key,
 )
 from silhouette_client.segments.rows import SegmentRows
+from silhouette_shared.databases import in_parts, marks
 from silhouette_shared.errors import IntegrityError, UsageError
 
 STORE_NAME = "profiles.sqlite"
@@ -161,7 +162,7 @@ class ProfileStore(SegmentRows):
             How many people were written and how many left out.
         """
         written = left_out = 0
-        for part in _parts(records, ROWS_A_TRANSACTION):
+        for part in in_parts(records, ROWS_A_TRANSACTION):
             with self._writing() as connection:
                 wanted = dict(sorted(dict(part).items()))
                 kept_out = self._excluded_among(connection, wanted)
@@ -184,10 +185,10 @@ class ProfileStore(SegmentRows):
             parts: Names the local parts of the model.
         """
         found = set()
-        for part in _parts(sources.items(), ROWS_A_TRANSACTION):
+        for part in in_parts(sources.items(), ROWS_A_TRANSACTION):
             people = [person for person, _ in part]
             with self._reading() as connection:
-                rows = connection.execute(f"{_BASES} ({_marks(people)})", people)
+                rows = connection.execute(f"{_BASES} ({marks(people)})", people)
                 for person, version, made_by, seal in rows:
                     if made_by == model and seal == self._basis(person, version, model, sources[person], parts):
                         found.add(person)
@@ -209,7 +210,7 @@ class ProfileStore(SegmentRows):
         """Those of some people of whom what was read before a change must not be written; in a transaction."""
         if self._let_in_since(connection, since):
             return frozenset(people)
-        rows = connection.execute(f"{_VERSIONS} ({_marks(people)}) AND version > ?", (*people, since))
+        rows = connection.execute(f"{_VERSIONS} ({marks(people)}) AND version > ?", (*people, since))
         return frozenset(person for person, _ in rows)
 
     def get(self, person: bytes, fields: Collection[str] = FIELDS) -> ProfileRecord | None:
@@ -252,7 +253,7 @@ class ProfileStore(SegmentRows):
     def everybody(self, fields: Collection[str]) -> Iterator[tuple[bytes, ProfileRecord]]:
         """Person and record of everybody who has one and is not on the exclusion list; errors as `get`."""
         left_out = self.exclusions()
-        for part in _parts(self.people(), ROWS_A_TRANSACTION):
+        for part in in_parts(self.people(), ROWS_A_TRANSACTION):
             for person in part:
                 record = None if person in left_out else self.get(person, fields)
                 if record is not None:
@@ -288,13 +289,13 @@ class ProfileStore(SegmentRows):
         """
         gone = 0
         others = (person for person in self.people() if person not in people)
-        for part in _parts(others, 100 * ROWS_A_TRANSACTION):  # every part looks through all segments
+        for part in in_parts(others, 100 * ROWS_A_TRANSACTION):  # every part looks through all segments
             with self._writing() as connection:
                 if self._let_in_since(connection, since):
                     break
                 old = [
                     person
-                    for some in _parts(part, ROWS_A_TRANSACTION)
+                    for some in in_parts(part, ROWS_A_TRANSACTION)
                     for person in set(some)
                     - self._excluded_among(connection, some)
                     - self._changed_among(connection, some, since)
@@ -462,7 +463,7 @@ class ProfileStore(SegmentRows):
     ) -> None:
         """Each under a new data key, all by a few statements; in the order of HMACs, as the tables have them."""
         people = list(records)
-        versions = dict(connection.execute(f"{_VERSIONS} ({_marks(people)})", people).fetchall())
+        versions = dict(connection.execute(f"{_VERSIONS} ({marks(people)})", people).fetchall())
         version = self._next_change(connection)
         now, kept = int(self._clock()), self._retention.seconds
         ends = {name: now + kept[name] if name in kept else _NEVER for name in FIELDS}
@@ -526,18 +527,3 @@ def _remove(connection: sqlite3.Connection, people: Sequence[bytes]) -> int:
     connection.executemany("DELETE FROM fields WHERE person = ?", one_each)
     connection.executemany("DELETE FROM basis WHERE person = ?", one_each)
     return connection.executemany("DELETE FROM people WHERE person = ?", one_each).rowcount
-
-
-def _marks(values: Collection[object]) -> str:
-    return ",".join("?" * len(values))
-
-
-def _parts(values: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    part: list[_T] = []
-    for one in values:
-        part.append(one)
-        if len(part) == size:
-            yield part
-            part = []
-    if part:
-        yield part

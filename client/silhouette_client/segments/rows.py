@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from silhouette_client.profiles.exclusions import ExclusionRows
 from silhouette_client.profiles.keys import KEY_BYTES, NONCE_BYTES, Keyring, WrappedKey
 from silhouette_client.segments.segment import Segment, decode_segment, encode_segment
+from silhouette_shared.databases import in_parts, marks
 from silhouette_shared.errors import IntegrityError
 
 _AT_ONCE = 1000  # values of one statement
@@ -74,10 +75,8 @@ class SegmentRows(ExclusionRows):
     def _gone(self, connection: sqlite3.Connection, people: Sequence[bytes]) -> set[bytes]:
         """Those of some people who have no profile or are on the exclusion list."""
         gone: set[bytes] = set()
-        for start in range(0, len(people), _AT_ONCE):
-            some = people[start : start + _AT_ONCE]
-            marks = ",".join("?" * len(some))
-            held = connection.execute(f"SELECT person FROM people WHERE person IN ({marks})", some)  # noqa: S608
+        for some in in_parts(people, _AT_ONCE):
+            held = connection.execute(f"SELECT person FROM people WHERE person IN ({marks(some)})", some)  # noqa: S608
             gone |= set(some) - {person for (person,) in held} | self._excluded_among(connection, some)
         return gone
 
